@@ -1,0 +1,361 @@
+"""The bundle: one folder with all evidence of a series, and the only door to it.
+
+`BundlePaths` names every file. `read_bundle` turns the folder into plain data for `judge`: it
+hashes, parses and compares, and collects what does not fit as problems instead of stopping at the
+first. It executes nothing, follows no link and opens no path outside the folder.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from harness.canonical import sha256_file, sha256_text
+from harness.environment import Environment, read_environment
+from harness.errors import EvidenceError, LogError, UsageError
+from harness.ledger import (
+    Closed,
+    Event,
+    Excluded,
+    Failed,
+    Finished,
+    Lost,
+    Planned,
+    Started,
+    event_line,
+    read_ledger,
+)
+from harness.logs import RunLog, read_log
+from harness.plan import ARMS, ArmName, Plan, read_plan
+from harness.telemetry import RunTelemetry, summarise_csv
+from harness.tracks.track import Track, parse_track, track_sha256
+from harness.verdict_schema import RunState
+
+TEXT_LIMIT_BYTES = 32 << 20
+LOG_LIMIT_BYTES = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class BundlePaths:
+    """Every path of a bundle, from its root."""
+
+    root: Path
+
+    @property
+    def plan(self) -> Path:
+        return self.root / "plan.json"
+
+    @property
+    def track(self) -> Path:
+        return self.root / "track.toml"
+
+    @property
+    def ledger(self) -> Path:
+        return self.root / "ledger.jsonl"
+
+    @property
+    def environment(self) -> Path:
+        return self.root / "environment.json"
+
+    @property
+    def verdict(self) -> Path:
+        return self.root / "verdict.json"
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that writes; never part of the evidence."""
+        return self.root / ".lock"
+
+    def source(self, arm: ArmName) -> Path:
+        return self.root / "source" / arm
+
+    def log(self, run_id: str) -> Path:
+        return self.runs / f"{run_id}.log"
+
+    def times(self, run_id: str) -> Path:
+        return self.runs / f"{run_id}.times"
+
+    def stderr(self, run_id: str) -> Path:
+        return self.runs / f"{run_id}.err"
+
+    def telemetry(self, run_id: str) -> Path:
+        return self.runs / f"{run_id}.gpu.csv"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something in the bundle that contradicts something else in it."""
+
+    where: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One started run and everything known of it."""
+
+    started: Started
+    state: RunState
+    counts: bool
+    note: str = ""
+    wall_s: float | None = None
+    log: RunLog | None = None
+    arrivals_s: tuple[float, ...] = ()
+    telemetry: RunTelemetry | None = None
+    exclusion: str = ""
+
+    @property
+    def run_id(self) -> str:
+        return self.started.run_id
+
+    @property
+    def arm(self) -> ArmName:
+        return self.started.arm
+
+    @property
+    def pair(self) -> int:
+        return self.started.pair
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A series as plain data: what `judge` sees."""
+
+    name: str
+    plan: Plan
+    track: Track
+    events: tuple[Event, ...]
+    ledger_sha256: str
+    runs: tuple[Run, ...]
+    environment: Environment | None
+    sources: dict[ArmName, dict[str, str]]
+    problems: tuple[Problem, ...] = field(default=())
+
+    @property
+    def closed(self) -> bool:
+        return bool(self.events) and isinstance(self.events[-1], Closed)
+
+
+def safe_text(root: Path, relative: str, limit: int = TEXT_LIMIT_BYTES) -> str:
+    """Text of a regular file inside `root`; raises EvidenceError for anything else."""
+    path = safe_path(root, relative)
+    if path.stat().st_size > limit:
+        raise EvidenceError(
+            f"{relative} is larger than {limit >> 20} MiB", where=str(path), fix="not a bundle file"
+        )
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise EvidenceError(f"{relative} is not UTF-8 text", where=str(path)) from None
+
+
+def safe_path(root: Path, relative: str) -> Path:
+    """Path of a regular file inside `root`, no link on the way; raises EvidenceError."""
+    pure = PurePosixPath(relative)
+    if pure.is_absolute() or ".." in pure.parts or "\\" in relative or not pure.parts:
+        raise EvidenceError(f"path leaves the bundle: {relative!r}", where=str(root))
+    path = root
+    for part in pure.parts:
+        path = path / part
+        try:
+            mode = os.lstat(path).st_mode
+        except (OSError, ValueError):
+            raise EvidenceError(
+                f"{relative} is missing",
+                where=str(root),
+                fix="restore the bundle as `speedrun submit` wrote it",
+            ) from None
+        if stat.S_ISLNK(mode):
+            raise EvidenceError(f"{relative} is a symbolic link", where=str(path))
+    if not stat.S_ISREG(mode):
+        raise EvidenceError(f"{relative} is not a regular file", where=str(path))
+    return path
+
+
+def is_bundle(folder: Path) -> bool:
+    """Does the folder look like a bundle (it has a plan or a ledger)?"""
+    return (folder / "plan.json").is_file() or (folder / "ledger.jsonl").is_file()
+
+
+def read_bundle(root: Path) -> Bundle:
+    """Bundle from disk. Raises EvidenceError only where nothing can be judged without the file
+    (plan, ledger, track); all else is listed in `problems`."""
+    if not root.is_dir():
+        raise UsageError(f"no folder at {root}", fix="give a bundle, e.g. results/2026-11-20_name")
+    problems: list[Problem] = []
+    plan_text = safe_text(root, "plan.json")
+    plan = read_plan(plan_text, str(root / "plan.json"))
+    track_text = safe_text(root, "track.toml")
+    track = parse_track(track_text, str(root / "track.toml"))
+    if track_sha256(track_text) != plan.track_sha256:
+        problems.append(Problem("track.toml", "not the rule set that the plan was made under"))
+    events = read_ledger(safe_text(root, "ledger.jsonl").splitlines(), str(root / "ledger.jsonl"))
+    if not events or not isinstance(events[0], Planned):
+        raise EvidenceError(
+            "the ledger does not begin with its plan", where=str(root / "ledger.jsonl")
+        )
+    if plan.text() != plan_text or events[0].plan_sha256 != plan.sha256():
+        problems.append(Problem("plan.json", "not the plan that the ledger began with"))
+    sources = {arm: _read_arm(root, plan, arm, problems) for arm in ARMS}
+    runs = _read_runs(root, plan, events, problems)
+    return Bundle(
+        name=plan.name,
+        plan=plan,
+        track=track,
+        events=tuple(events),
+        ledger_sha256=_head(events),
+        runs=tuple(runs),
+        environment=_read_environment(root, events, problems),
+        sources=sources,
+        problems=tuple(problems),
+    )
+
+
+def _head(events: list[Event]) -> str:
+    return sha256_text(event_line(events[-1]))
+
+
+def _read_environment(
+    root: Path, events: list[Event], problems: list[Problem]
+) -> Environment | None:
+    try:
+        return read_environment(safe_text(root, "environment.json"), "environment.json")
+    except EvidenceError as error:
+        problems.append(Problem("environment.json", error.what))
+        return None
+
+
+def _read_arm(root: Path, plan: Plan, arm: ArmName, problems: list[Problem]) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    for path, expected in plan.arm(arm).files.items():
+        relative = f"source/{arm}/{path}"
+        try:
+            full = safe_path(root, relative)
+            if sha256_file(full) != expected:
+                problems.append(Problem(relative, "not the source that the plan names"))
+            texts[path] = safe_text(root, relative)
+        except EvidenceError as error:
+            problems.append(Problem(relative, error.what))
+    return texts
+
+
+def _read_runs(root: Path, plan: Plan, events: list[Event], problems: list[Problem]) -> list[Run]:
+    ends: dict[str, Finished | Failed | Lost] = {}
+    exclusions: dict[str, Excluded] = {}
+    starts: list[Started] = []
+    for event in events:
+        if isinstance(event, Started):
+            starts.append(event)
+        elif isinstance(event, Finished | Failed | Lost):
+            if event.run_id in ends:
+                problems.append(Problem("ledger.jsonl", f"{event.run_id} ends twice"))
+            ends[event.run_id] = event
+        elif isinstance(event, Excluded):
+            exclusions[event.run_id] = event
+    known = {start.run_id for start in starts}
+    for extra in sorted((set(ends) | set(exclusions)) - known):
+        problems.append(Problem("ledger.jsonl", f"{extra} ends but was never started"))
+    if len(known) != len(starts):
+        problems.append(Problem("ledger.jsonl", "one run id was started twice"))
+    _name_strangers(root, known, problems)
+    counted = {pair.index for pair in plan.pairs if pair.counts}
+    return [
+        _read_run(root, start, start.pair in counted, ends, exclusions, problems)
+        for start in starts
+    ]
+
+
+def _name_strangers(root: Path, known: set[str], problems: list[Problem]) -> None:
+    """Files under runs/ that belong to no started run: an appended run would be one."""
+    folder = root / "runs"
+    if not folder.is_dir():
+        return
+    for entry in sorted(folder.iterdir()):
+        if entry.name.split(".")[0] not in known:
+            problems.append(Problem(f"runs/{entry.name}", "belongs to no run in the ledger"))
+
+
+def _read_run(
+    root: Path,
+    start: Started,
+    counts: bool,
+    ends: dict[str, Finished | Failed | Lost],
+    exclusions: dict[str, Excluded],
+    problems: list[Problem],
+) -> Run:
+    end = ends.get(start.run_id)
+    if end is None:
+        return Run(start, "lost", counts, note="no end in the ledger")
+    _compare_hashes(root, end, problems)
+    if isinstance(end, Lost):
+        return Run(start, "lost", counts, note=end.why, log=_read_log(root, start.run_id, None))
+    if isinstance(end, Failed):
+        return Run(
+            start, "failed", counts, note=f"{end.reason}: {end.detail}".rstrip(": "),
+            wall_s=end.wall_s, log=_read_log(root, start.run_id, None),
+        )  # fmt: skip
+    excluded = exclusions.get(start.run_id)
+    return Run(
+        start,
+        "excluded" if excluded else "finished",
+        counts,
+        note=f"{excluded.criterion}: {excluded.evidence}" if excluded else "",
+        wall_s=end.wall_s,
+        log=_read_log(root, start.run_id, problems),
+        arrivals_s=_read_times(root, start.run_id, problems),
+        telemetry=_read_telemetry(root, start.run_id, end, problems),
+        exclusion=excluded.criterion if excluded else "",
+    )
+
+
+def _compare_hashes(root: Path, end: Finished | Failed | Lost, problems: list[Problem]) -> None:
+    for name, expected in sorted(end.files.items()):
+        relative = f"runs/{name}"
+        try:
+            if sha256_file(safe_path(root, relative)) != expected:
+                problems.append(
+                    Problem(relative, "differs from what the ledger recorded when the run ended")
+                )
+        except EvidenceError as error:
+            problems.append(Problem(relative, error.what))
+
+
+def _read_log(root: Path, run_id: str, problems: list[Problem] | None) -> RunLog | None:
+    relative = f"runs/{run_id}.log"
+    try:
+        logs = read_log(safe_path(root, relative), max_bytes=LOG_LIMIT_BYTES)
+    except (EvidenceError, LogError) as error:
+        if problems is not None:
+            problems.append(Problem(relative, f"{error.what} {error.why}".strip()))
+        return None
+    if len(logs) != 1 and problems is not None:
+        problems.append(Problem(relative, f"holds {len(logs)} runs, must hold one"))
+    return logs[0]
+
+
+def _read_times(root: Path, run_id: str, problems: list[Problem]) -> tuple[float, ...]:
+    relative = f"runs/{run_id}.times"
+    try:
+        return tuple(float(line) for line in safe_text(root, relative).split())
+    except (EvidenceError, ValueError) as error:
+        problems.append(Problem(relative, f"arrival times cannot be read: {error}"))
+        return ()
+
+
+def _read_telemetry(
+    root: Path, run_id: str, end: Finished, problems: list[Problem]
+) -> RunTelemetry | None:
+    name = f"{run_id}.gpu.csv"
+    if name not in end.files:
+        return None
+    try:
+        return summarise_csv(safe_text(root, f"runs/{name}"))
+    except (EvidenceError, ValueError) as error:
+        problems.append(Problem(f"runs/{name}", f"telemetry cannot be read: {error}"))
+        return None

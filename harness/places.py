@@ -1,0 +1,21 @@
+"""Where things are: the repository, the cache, the data."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def repository() -> Path | None:
+    """The folder that holds `candidates/` and `baseline/`: here, above, or where the package is."""
+    here = Path.cwd()
+    for folder in (here, *here.parents, Path(__file__).resolve().parent.parent):
+        if (folder / "candidates").is_dir() and (folder / "baseline").is_dir():
+            return folder
+    return None
+
+
+def cache_root() -> Path:
+    """Made data and compile caches live here; XDG_CACHE_HOME is obeyed."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "speedrun"

@@ -1,0 +1,84 @@
+"""Judge a bundle, write verdict and report into it, tell the person."""
+
+from __future__ import annotations
+
+from harness.bundle import BundlePaths, read_bundle
+from harness.canonical import dumps_line, sha256_text
+from harness.report import write_report
+from harness.terminal import Terminal
+from harness.verdict import judge, verdict_text
+from harness.verdict_schema import Verdict
+
+MARKS = {"pass": "✓", "fail": "✗", "unproven": "?", "warn": "!", "skip": "-"}
+STYLES = {
+    "pass": "green",
+    "fail": "bold red",
+    "unproven": "yellow",
+    "warn": "yellow",
+    "skip": "dim",
+}
+WORDS = {
+    "accepted": "ACCEPTED",
+    "not_proven": "NOT PROVEN",
+    "rule_broken": "RULE BROKEN",
+    "unfit": "UNFIT ENVIRONMENT",
+    "runs_failed": "RUNS FAILED",
+}
+
+
+def write_verdict(paths: BundlePaths) -> Verdict:
+    """Judge what is on disk and write verdict.json and the report beside it."""
+    verdict = judge(read_bundle(paths.root))
+    temporary = paths.verdict.with_suffix(".tmp")
+    temporary.write_text(verdict_text(verdict), encoding="utf-8")
+    temporary.replace(paths.verdict)
+    write_report(verdict, paths.root)
+    return verdict
+
+
+def publish(paths: BundlePaths, terminal: Terminal, as_json: bool) -> Verdict:
+    """`write_verdict`, then print it: a summary for people, JSON on stdout when asked."""
+    verdict = write_verdict(paths)
+    show_verdict(verdict, terminal)
+    terminal.info(f"report   {paths.root / 'README.md'} and {paths.root / 'report.html'}")
+    terminal.info(f"digest   {bundle_digest(verdict)}  (post it where others see it)")
+    terminal.info(f"verify   speedrun verify {paths.root}")
+    if as_json:
+        terminal.json(verdict.model_dump(mode="json"))
+    return verdict
+
+
+def bundle_digest(verdict: Verdict) -> str:
+    """One hash that fixes plan, ledger (and through it every log) and verdict."""
+    return sha256_text(
+        dumps_line([verdict.plan_sha256, verdict.ledger_sha256, verdict_text(verdict)])
+    )
+
+
+def show_verdict(verdict: Verdict, terminal: Terminal) -> None:
+    """Decision, checks and advice, as a person reads them."""
+    from rich.text import Text
+
+    from harness.terminal import visible
+
+    text = Text()
+    style = "bold green" if verdict.decision == "accepted" else "bold red"
+    if verdict.decision == "not_proven":
+        style = "bold yellow"
+    kind = "EXHIBITION " if verdict.exhibition else ""
+    text.append(f"\n{kind}{WORDS[verdict.decision]}", style)
+    text.append(f"  {visible(verdict.headline)}\n")
+    for check in verdict.checks:
+        text.append(f"  {MARKS[check.status]} ", STYLES[check.status])
+        text.append(f"{check.id:<13}", "bold")
+        text.append(f"{visible(check.evidence)}\n")
+        if check.status in ("fail", "unproven", "warn"):
+            for detail in check.details[:6]:
+                text.append(f"      {visible(detail)}\n", "dim")
+            if len(check.details) > 6:
+                text.append(f"      and {len(check.details) - 6} more\n", "dim")
+            if check.remedy:
+                text.append(f"      → {visible(check.remedy)}\n", "italic")
+    for line in verdict.advice.text:
+        text.append(f"  {visible(line)}\n")
+    terminal.console.print(text, soft_wrap=True, end="")

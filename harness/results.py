@@ -1,0 +1,138 @@
+"""The measured claims of a series as figures: loss against the target, time against the baseline.
+
+Pure functions of samples; formulae live in `stats/`.
+"""
+
+from __future__ import annotations
+
+import math
+
+from harness.bundle import Run
+from harness.canonical import finite
+from harness.looks import Progress, rule_p
+from harness.plan import ArmName, Plan
+from harness.samples import PairSample, Samples, final_loss, final_ms, final_steps
+from harness.stats.loss import loss_test
+from harness.stats.timing import paired_ratio, rebased_ms, welch
+from harness.tracks.track import Track
+from harness.verdict_schema import ArmSummary, LossResult, TimingResult
+
+
+def loss_result(plan: Plan, track: Track, samples: Samples, state: Progress) -> LossResult:
+    """The loss claim over all counted, finished candidate runs."""
+    losses = [final_loss(run) for run in samples.candidates()]
+    test = loss_test(losses, plan.target_loss_nats, track.contest.alpha)
+    worst = losses + [max(losses)] * samples.unfinished_candidates if losses else []
+    at_look = [look for look in state.looks if look.runs == state.loss_decided]
+    shown = at_look or list(state.looks[-1:])
+    return LossResult(
+        target_loss_nats=plan.target_loss_nats,
+        n=len(losses),
+        mean=finite(test.mean) if losses else None,
+        sd=finite(test.sd),
+        margin=finite(test.margin_nats) if losses else None,
+        t=finite(test.t),
+        df=finite(float(test.df)) if len(losses) > 1 else None,
+        rule_p=finite(rule_p(track, losses, plan.target_loss_nats)) if len(losses) > 1 else None,
+        upper_bound=finite(test.upper_bound),
+        decided_at=state.loss_decided,
+        design_p=finite(shown[0].loss_p) if shown else None,
+        design_p_bound=plan.design.loss_p,
+        worst_case_p=(
+            finite(rule_p(track, worst, plan.target_loss_nats))
+            if samples.unfinished and len(worst) > 1
+            else None
+        ),
+        floor_nats=track.contest.loss_floor_nats,
+    )
+
+
+def timing_result(plan: Plan, track: Track, samples: Samples, state: Progress) -> TimingResult:
+    """The timing claim over all complete pairs."""
+    candidate_ms, baseline_ms = _paired_ms(samples.timed())
+    at_look = [look for look in state.looks if look.runs == state.timing_decided]
+    shown = at_look or list(state.looks[-1:])
+    common = {
+        "pairs": len(candidate_ms),
+        "decided_at": state.timing_decided,
+        "design_p": finite(shown[0].timing_p) if shown else None,
+        "design_p_bound": plan.design.timing_p,
+        "pair_ratios": tuple(
+            finite(c / b) or 0.0 for c, b in zip(candidate_ms, baseline_ms, strict=True)
+        ),
+    }
+    if len(candidate_ms) < 2:
+        return TimingResult.model_validate(
+            {
+                **dict.fromkeys(name for name in TimingResult.model_fields if name not in common),
+                **common,
+            }
+        )
+    alpha = track.contest.alpha
+    paired = paired_ratio(candidate_ms, baseline_ms, alpha)
+    unpaired = welch(candidate_ms, baseline_ms, alpha)
+    record = track.contest.record_seconds
+    return TimingResult.model_validate(
+        {
+            **common,
+            "ratio": finite(paired.ratio),
+            "low": finite(paired.low),
+            "high": finite(paired.high),
+            "upper_bound": finite(paired.upper_bound),
+            "p": finite(paired.p),
+            "saved_ms": finite(-paired.delta_ms),
+            "hodges_lehmann": finite(paired.hl_ratio),
+            "hodges_lehmann_low": finite(paired.hl_low),
+            "hodges_lehmann_high": finite(paired.hl_high),
+            "detectable_ratio": finite(paired.mde),
+            "welch_p": finite(unpaired.p),
+            "worst_case_ratio_bound": _worst_ratio(candidate_ms, baseline_ms, samples, alpha),
+            "official_seconds": (
+                finite(rebased_ms(record * 1e3, paired.ratio) / 1e3) if record else None
+            ),
+        }
+    )
+
+
+def arm_summary(plan: Plan, track: Track, arm: ArmName, runs: list[Run]) -> ArmSummary:
+    """All counted, finished runs of one arm in a row of the report's table."""
+    losses = [final_loss(run) for run in runs if math.isfinite(final_loss(run))]
+    times = [final_ms(run) for run in runs if math.isfinite(final_ms(run))]
+    steps = {final_steps(run) for run in runs}
+    test = loss_test(losses, plan.target_loss_nats, track.contest.alpha)
+    spread = loss_test(times, 0.0)
+    return ArmSummary(
+        arm=arm,
+        script=plan.arm(arm).script,
+        source_sha256=plan.arm(arm).source_sha256,
+        n=len(runs),
+        steps=steps.pop() if len(steps) == 1 else None,
+        losses_nats=tuple(losses),
+        train_ms=tuple(times),
+        loss_mean=finite(test.mean) if losses else None,
+        loss_sd=finite(test.sd),
+        loss_p=finite(test.p) if len(losses) > 1 else None,
+        time_mean_ms=finite(spread.mean) if times else None,
+        time_sd_ms=finite(spread.sd),
+    )
+
+
+def _paired_ms(pairs: list[PairSample]) -> tuple[list[float], list[float]]:
+    both = [
+        (final_ms(pair.candidate), final_ms(pair.baseline))
+        for pair in pairs
+        if pair.candidate is not None and pair.baseline is not None
+    ]
+    usable = [(c, b) for c, b in both if c > 0 and b > 0 and math.isfinite(c + b)]
+    return [c for c, _ in usable], [b for _, b in usable]
+
+
+def _worst_ratio(
+    candidate_ms: list[float], baseline_ms: list[float], samples: Samples, alpha: float
+) -> float | None:
+    """Upper bound with one pair of the worst ratio added for each unfinished run."""
+    if not samples.unfinished:
+        return None
+    ratios = [c / b for c, b in zip(candidate_ms, baseline_ms, strict=True)]
+    extra = [max(ratios)] * len(samples.unfinished)
+    return finite(paired_ratio(ratios + extra, [1.0] * len(ratios + extra), alpha).upper_bound)

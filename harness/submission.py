@@ -1,0 +1,299 @@
+"""From a script to a plan on disk: sources, preflight, design, bundle folder, first ledger line."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from harness import __version__
+from harness.bundle import BundlePaths
+from harness.environment import Environment, describe_machine
+from harness.errors import UnfitError, UsageError
+from harness.ledger import Ledger, Planned, utc_now
+from harness.places import cache_root, repository
+from harness.plan import EXCLUSIONS, ArmName, Design, Launch, Plan, draw_pairs
+from harness.preflight import (
+    check_machine,
+    contract_warnings,
+    find_data,
+    hardware_reasons,
+    hash_data,
+)
+from harness.runner.probe import probe_interpreter
+from harness.source import Source, read_source
+from harness.stats.sequential import flat_p_bound
+from harness.tracks.track import Track, parse_track, track_names, track_sha256, track_text
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a person asked `submit` for; None means the default."""
+
+    candidate: Path | None = None
+    baseline: Path | None = None
+    track: str | None = None
+    design: str = "group-sequential"
+    runs: int | None = None
+    processes: int | None = None
+    python: str = ""
+    data: Path | None = None
+    out: Path = Path("results")
+    name: str | None = None
+    seed: int | None = None
+    target: float | None = None
+    timeout_s: float | None = None
+    exhibition: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Everything that is fixed before run 1, not yet on disk."""
+
+    plan: Plan
+    track: Track
+    track_text: str
+    sources: dict[ArmName, Source]
+    environment: Environment
+    folder: Path
+    warnings: tuple[str, ...] = field(default=())
+
+
+def prepare(request: Request) -> Prepared:
+    """Preflight and plan. Writes nothing but synthetic data. Raises UsageError, UnfitError."""
+    root = repository()
+    chosen, warnings = _choose_track(request)
+    text = track_text(chosen)
+    track = parse_track(text, f"{chosen} track")
+    candidate = _script(request.candidate, track.candidate, root, "candidate")
+    baseline = _script(request.baseline, track.baseline, root, "baseline")
+    sources: dict[ArmName, Source] = {
+        "candidate": read_source(candidate),
+        "baseline": read_source(baseline),
+    }
+    for source in sources.values():
+        warnings += contract_warnings(source)
+    needs = ("torch",) if track.hardware.launcher == "torchrun" else ()
+    answer = probe_interpreter(request.python, require=needs)
+    environment = describe_machine(answer, root)
+    check_machine(track, environment, request.out)
+    data_root = find_data(track, request.data, cache_root(), Path.cwd())
+    data_sha256 = hash_data(track, data_root)
+    exhibition = _exhibition_reasons(request, track, environment, data_sha256)
+    if exhibition and not request.exhibition:
+        raise UnfitError(
+            f"this cannot be an official attempt on track {track.name}",
+            why="; ".join(exhibition),
+            fix="run it as an exhibition (same judging, never a record): add --exhibition",
+        )
+    name = _clean_name(request.name or candidate.stem)
+    created = utc_now()
+    seed = request.seed if request.seed is not None else secrets.randbelow(2**31)
+    design = _design(request, track)
+    plan = Plan(
+        name=name,
+        track=track.name,
+        track_sha256=track_sha256(text),
+        target_loss_nats=(
+            request.target if request.target is not None else track.contest.target_loss_nats
+        ),
+        created_utc=created,
+        seed=seed,
+        harness_version=__version__,
+        exhibition=tuple(exhibition),
+        candidate=sources["candidate"].arm_plan(_origin(candidate, root)),
+        baseline=sources["baseline"].arm_plan(_origin(baseline, root)),
+        design=design,
+        pairs=draw_pairs(seed, max(design.looks)),
+        exclusions=EXCLUSIONS,
+        launch=Launch(
+            processes=_processes(request, track, environment),
+            python=str(answer["executable"]),
+            timeout_s=request.timeout_s or track.design.timeout_s,
+            stall_s=min(track.design.stall_s, request.timeout_s or track.design.stall_s),
+            data_root=str(data_root),
+            data_sha256=data_sha256,
+            compile_caches=_cache_state(track, sources, environment),
+        ),
+    )
+    return Prepared(
+        plan, track, text, sources, environment, _folder(request, name, created), tuple(warnings)
+    )
+
+
+def open_bundle(prepared: Prepared) -> tuple[BundlePaths, Ledger]:
+    """Write plan, rules, sources and environment; begin the ledger. Nothing has run yet.
+
+    Raises UnfitError when the folder cannot be written.
+    """
+    paths = BundlePaths(prepared.folder)
+    try:
+        paths.root.mkdir(parents=True)
+        paths.runs.mkdir()
+        paths.track.write_text(prepared.track_text, encoding="utf-8")
+        paths.plan.write_text(prepared.plan.text(), encoding="utf-8")
+        paths.environment.write_text(prepared.environment.text(), encoding="utf-8")
+        for arm, source in prepared.sources.items():
+            for relative, text in source.files.items():
+                path = paths.source(arm) / relative
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text, encoding="utf-8", newline="")
+        ledger = Ledger.create(paths.ledger)
+        ledger.append(Planned, plan_sha256=prepared.plan.sha256())
+    except OSError as error:
+        raise UnfitError(
+            "the bundle's folder cannot be written",
+            where=str(paths.root),
+            why=str(error.strerror or error),
+            fix="choose another place with --out",
+        ) from None
+    return paths, ledger
+
+
+def compile_caches(
+    track: Track, plan: Plan, environment: Environment
+) -> dict[ArmName, Path | None]:
+    """Folder of each arm's compile caches, by source and torch version; None on a CPU track."""
+    if track.hardware.kind == "cpu":
+        return {"candidate": None, "baseline": None}
+    return {
+        "candidate": _cache_folder(plan.candidate.source_sha256, environment),
+        "baseline": _cache_folder(plan.baseline.source_sha256, environment),
+    }
+
+
+def _cache_folder(source_sha256: str, environment: Environment) -> Path:
+    torch = environment.interpreter.torch or "unknown"
+    return cache_root() / "compile" / f"{source_sha256[:20]}-{torch}"
+
+
+def _choose_track(request: Request) -> tuple[str, list[str]]:
+    if request.track is not None:
+        return request.track, []
+    if request.candidate is not None:
+        first = re.split(r"[_\-.]", request.candidate.stem)[0]
+        if first in track_names():
+            return first, []
+        return "tiny", [
+            f"no --track given and the name {request.candidate.name} names none: track tiny"
+        ]
+    return "tiny", []
+
+
+def _script(asked: Path | None, default: str, root: Path | None, what: str) -> Path:
+    if asked is not None:
+        return asked
+    path = (root or Path.cwd()) / default
+    if not path.is_file():
+        raise UsageError(
+            f"no {what} script",
+            where=str(path),
+            why=f"the track names {default}, which is not there",
+            fix=f"name one with --{what}" if what == "baseline" else "name a script to submit",
+        )
+    return path
+
+
+def _origin(script: Path, root: Path | None) -> str:
+    full = script.resolve()
+    if root is not None and full.is_relative_to(root):
+        return full.relative_to(root).as_posix()
+    return script.name
+
+
+def _clean_name(name: str) -> str:
+    clean = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:60]
+    if not clean:
+        raise UsageError(
+            f"{name!r} cannot name a bundle", fix="use letters, digits, dots and dashes"
+        )
+    return clean
+
+
+def _folder(request: Request, name: str, created: str) -> Path:
+    day = datetime.fromisoformat(created).astimezone(UTC).date().isoformat()
+    base = request.out / f"{day}_{name}"
+    folder, count = base, 1
+    while folder.exists():
+        count += 1
+        folder = base.with_name(f"{base.name}-{count}")
+    return folder
+
+
+def _processes(request: Request, track: Track, environment: Environment) -> int:
+    if request.processes is not None:
+        if request.processes < 1:
+            raise UsageError(f"--nproc {request.processes} starts nothing", fix="give 1 or more")
+        if track.hardware.kind == "gpu" and request.processes > len(environment.gpus):
+            raise UnfitError(
+                f"{request.processes} processes asked for, {len(environment.gpus)} GPUs here",
+                fix=f"--nproc {len(environment.gpus)}",
+            )
+        return request.processes
+    if track.hardware.kind == "gpu":
+        count = min(track.hardware.processes, len(environment.gpus))
+        # World sizes of the contract divide 8.
+        return max(n for n in (1, 2, 4, 8) if n <= count) if count <= 8 else count
+    return track.hardware.processes
+
+
+def _design(request: Request, track: Track) -> Design:
+    rule, alpha = track.design, track.contest.alpha
+    if request.design == "fixed":
+        looks: tuple[int, ...] = (request.runs or 10,)
+        loss_p = timing_p = alpha
+    elif request.design == "group-sequential":
+        looks = tuple(rule.looks)
+        loss_p, timing_p = rule.loss_p, rule.timing_p
+        if request.runs is not None and request.runs != looks[-1]:
+            looks = (*(look for look in looks if look < request.runs), request.runs)
+            loss_p = timing_p = flat_p_bound(looks, alpha)
+    else:
+        raise UsageError(
+            f"no plan named {request.design!r}", fix="--plan sequential, or --plan fixed --runs N"
+        )
+    if looks[0] < 2:
+        raise UsageError(
+            f"{looks[0]} run(s) prove nothing",
+            why="the t-test needs at least two losses",
+            fix="--runs 5 or more",
+        )
+    kind = "fixed" if request.design == "fixed" else "group-sequential"
+    return Design(
+        kind=kind,  # type: ignore[arg-type]
+        alpha=alpha,
+        looks=looks,
+        loss_p=loss_p,
+        timing_p=timing_p,
+        max_unfinished=rule.max_unfinished,
+    )
+
+
+def _exhibition_reasons(
+    request: Request, track: Track, environment: Environment, data_sha256: dict[str, str]
+) -> list[str]:
+    reasons = hardware_reasons(track, environment)
+    if request.target is not None and request.target != track.contest.target_loss_nats:
+        reasons.append(
+            f"target {request.target:g} instead of the track's {track.contest.target_loss_nats:g}"
+        )
+    unknown = [name for name in data_sha256 if name not in track.data.sha256]
+    if unknown and track.data.sha256:
+        reasons.append(f"data the track does not name: {', '.join(sorted(unknown))}")
+    if request.processes not in (None, track.hardware.processes) and not track.hardware.any_count:
+        reasons.append(f"{request.processes} processes, the track has {track.hardware.processes}")
+    if request.exhibition and not reasons:
+        reasons.append("declared as an exhibition by the submitter")
+    return reasons
+
+
+def _cache_state(
+    track: Track, sources: dict[ArmName, Source], environment: Environment
+) -> Literal["cold", "warm", "unused"]:
+    if track.hardware.kind == "cpu":
+        return "unused"
+    folders = [_cache_folder(source.sha256(), environment) for source in sources.values()]
+    return "warm" if all(folder.is_dir() for folder in folders) else "cold"

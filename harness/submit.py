@@ -1,0 +1,176 @@
+"""What `submit` does, step by step: preflight, plan, series, verdict, report."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from harness.bundle import BundlePaths, is_bundle, read_bundle
+from harness.environment import describe_machine, read_environment, same_node
+from harness.errors import EXIT_INTERRUPTED, EvidenceError, UnfitError, UsageError
+from harness.ledger import Ledger, Resumed
+from harness.live_board import BoardState, BoardWatcher, LineWatcher
+from harness.looks import progress
+from harness.places import repository
+from harness.plan import Plan
+from harness.publish import publish
+from harness.runner.probe import probe_interpreter
+from harness.runner.processes import adopt_orphans
+from harness.samples import take_samples
+from harness.series import Series, SeriesInterruptedError, lock_bundle, mend_after_kill
+from harness.submission import Prepared, Request, compile_caches, open_bundle, prepare
+from harness.terminal import Terminal
+from harness.tracks.track import Track
+
+
+def start(request: Request, terminal: Terminal, as_json: bool, dry_run: bool) -> int:
+    """A new series. Returns the exit code. Raises SpeedrunError."""
+    prepared = prepare(request)
+    for warning in prepared.warnings:
+        terminal.warning(f"warning: {warning}")
+    for reason in prepared.plan.exhibition:
+        terminal.warning(f"exhibition, can never be a record: {reason}")
+    _announce(prepared, terminal)
+    if dry_run:
+        if as_json:
+            terminal.json(prepared.plan.model_dump(mode="json"))
+        return 0
+    paths, ledger = open_bundle(prepared)
+    terminal.info(f"bundle {paths.root}, plan {prepared.plan.sha256()[:16]} fixed before run 1")
+    return _carry_out(paths, prepared.plan, prepared.track, ledger, terminal, as_json)
+
+
+def carry_on(folder: Path, terminal: Terminal, as_json: bool) -> int:
+    """Continue the series in `folder` under its own plan. Returns the exit code.
+
+    Raises EvidenceError when the bundle was changed meanwhile, UnfitError on another node.
+    """
+    if not is_bundle(folder):
+        raise UsageError(f"{folder} is no bundle", fix="give a folder that speedrun submit made")
+    paths = BundlePaths(folder)
+    lock = lock_bundle(paths)
+    ledger = Ledger.open(paths.ledger)
+    bundle = read_bundle(folder)
+    if bundle.problems:
+        first = bundle.problems[0]
+        raise EvidenceError(
+            "the bundle was changed since it was written; it is not continued",
+            where=first.where,
+            why=first.what,
+            fix="restore it, or start a new series",
+        )
+    plan = bundle.plan
+    if not bundle.closed:
+        needs = ("torch",) if bundle.track.hardware.launcher == "torchrun" else ()
+        here = describe_machine(probe_interpreter(plan.launch.python, require=needs), repository())
+        before = read_environment(
+            paths.environment.read_text(encoding="utf-8"), str(paths.environment)
+        )
+        differences = same_node(before, here)
+        if differences:
+            raise UnfitError(
+                "this is not the node the series began on; times are never pooled across nodes",
+                where=str(folder),
+                why="; ".join(differences[:4]),
+                fix="start a new series here",
+            )
+        watcher = LineWatcher(terminal, BoardState(plan, bundle.track))
+        mend_after_kill(paths, plan, ledger, watcher)
+        ledger.append(Resumed, environment_sha256=here.sha256())
+    os.close(lock)
+    return _carry_out(paths, plan, bundle.track, ledger, terminal, as_json)
+
+
+def _carry_out(
+    paths: BundlePaths,
+    plan: Plan,
+    track: Track,
+    ledger: Ledger,
+    terminal: Terminal,
+    as_json: bool,
+) -> int:
+    lock = lock_bundle(paths)
+    adopt_orphans()
+    state = BoardState(plan, track)
+    bundle = read_bundle(paths.root)
+    state.runs = bundle.runs
+    state.progress = progress(plan, track, take_samples(plan, bundle.runs))
+    environment = read_environment(
+        paths.environment.read_text(encoding="utf-8"), str(paths.environment)
+    )
+    stop = threading.Event()
+    watcher = (
+        BoardWatcher(terminal, state) if terminal.interactive else LineWatcher(terminal, state)
+    )
+    interrupted = False
+    try:
+        with watcher, _stopping(stop, watcher):
+            series = Series(
+                paths=paths,
+                plan=plan,
+                track=track,
+                ledger=ledger,
+                watcher=watcher,
+                parent_environment=dict(os.environ),
+                caches=compile_caches(track, plan, environment),
+                stop=stop,
+            )
+            series.run()
+    except SeriesInterruptedError:
+        interrupted = True
+    finally:
+        os.close(lock)
+        paths.lock.unlink(missing_ok=True)
+    verdict = publish(paths, terminal, as_json)
+    if interrupted:
+        terminal.failure("stopped by Ctrl-C; the run is in the ledger as lost")
+        terminal.info(f"continue with: speedrun submit --resume {paths.root}")
+        return EXIT_INTERRUPTED
+    return verdict.exit_code
+
+
+@contextmanager
+def _stopping(stop: threading.Event, watcher: BoardWatcher | LineWatcher) -> Iterator[None]:
+    """Ctrl-C and SIGTERM ask the run to stop; a second one does not tear the ledger."""
+
+    def ask(signum: int, frame: FrameType | None) -> None:
+        if not stop.is_set():
+            watcher.note("stopping: the run is being ended and recorded")
+        stop.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _announce(prepared: Prepared, terminal: Terminal) -> None:
+    plan, track = prepared.plan, prepared.track
+    design = plan.design
+    most = 2 + 2 * design.looks[-1]
+    least = 2 + 2 * design.looks[0]
+    run_s = track.design.expected_run_s
+    price = track.hardware.reference_price_per_hour
+    terminal.info(f"track {track.name}: {track.contest.title}")
+    terminal.info(
+        f"candidate {plan.candidate.origin} ({plan.candidate.source_sha256[:12]}) against "
+        f"{plan.baseline.origin} ({plan.baseline.source_sha256[:12]})"
+    )
+    looks = "/".join(str(look) for look in design.looks)
+    terminal.info(
+        f"{design.kind}: looks after {looks} runs, p ≤ {design.loss_p:g} for the loss and "
+        f"≤ {design.timing_p:g} for the time (true level {design.alpha:g})"
+    )
+    hours = least * run_s / 3600, most * run_s / 3600
+    cost = f", ${hours[0] * price:.0f} to ${hours[1] * price:.0f}" if price else ""
+    terminal.info(
+        f"{least} to {most} runs with {plan.launch.processes} process(es), about "
+        f"{hours[0] * 60:.0f} to {hours[1] * 60:.0f} min{cost}"
+    )

@@ -1,0 +1,113 @@
+"""The only place that prints. Humans' text goes to stderr, data to stdout.
+
+With `--json` stdout carries one JSON document and nothing else. Everything that came out of a
+candidate is escaped before it is shown: a log line may hold terminal control codes.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import SpeedrunError
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+
+def visible(text: str) -> str:
+    """`text` with control characters shown instead of obeyed (ESC becomes \\x1b)."""
+    return "".join(
+        c if c == "\n" or c == "\t" or (c.isprintable()) else repr(c)[1:-1] for c in text
+    )
+
+
+class Terminal:
+    """Doors to the person in front of it: colours where there is a terminal, plain text elsewhere.
+
+    quiet   True with `--json`: informational lines still go to stderr, stdout stays data
+    """
+
+    def __init__(self) -> None:
+        self._console: Console | None = None
+
+    @property
+    def console(self) -> Console:
+        """Rich console on stderr, made when first needed (importing rich costs 60 ms)."""
+        if self._console is None:
+            from rich.console import Console
+
+            self._console = Console(stderr=True, highlight=False)
+        return self._console
+
+    @property
+    def interactive(self) -> bool:
+        return self.console.is_terminal
+
+    def data(self, text: str) -> None:
+        """To stdout, as it is."""
+        sys.stdout.write(text if text.endswith("\n") else text + "\n")
+        sys.stdout.flush()
+
+    def json(self, value: Any) -> None:
+        """One JSON document to stdout."""
+        self.data(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False))
+
+    def info(self, text: str) -> None:
+        self._line(text, "")
+
+    def success(self, text: str) -> None:
+        self._line(text, "bold green")
+
+    def warning(self, text: str) -> None:
+        self._line(text, "yellow")
+
+    def failure(self, text: str) -> None:
+        self._line(text, "bold red")
+
+    def show(self, renderable: RenderableType) -> None:
+        """A rich renderable (table, panel) to stderr."""
+        self.console.print(renderable)
+
+    def table(
+        self,
+        title: str,
+        columns: Sequence[str],
+        rows: Iterable[Sequence[str]],
+        *,
+        out: bool = False,
+    ) -> None:
+        """A table; columns whose name starts with `>` are aligned right."""
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left")
+        for name in columns:
+            right = name.startswith(">")
+            table.add_column(name.lstrip(">"), justify="right" if right else "left")
+        for row in rows:
+            table.add_row(*(Text(visible(cell)) for cell in row))
+        (Console() if out else self.console).print(table)
+
+    def error(self, error: SpeedrunError) -> None:
+        """A user's error: what, where, why, how to fix, exit code."""
+        from rich.text import Text
+
+        text = Text()
+        text.append("error: ", "bold red")
+        text.append(visible(error.what))
+        for label, value in (("where", error.where), ("why", error.why), ("fix", error.fix)):
+            if value:
+                text.append(f"\n  {label + ':':<7}", "bold")
+                text.append(visible(value))
+        text.append(f"\n  exit code {error.exit_code}", "dim")
+        self.console.print(text, soft_wrap=True)
+
+    def _line(self, text: str, style: str) -> None:
+        from rich.text import Text
+
+        self.console.print(Text(visible(text), style), soft_wrap=True)
