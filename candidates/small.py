@@ -32,9 +32,8 @@ import struct
 import subprocess
 import threading
 import uuid
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -187,6 +186,10 @@ class Config:
         return self.scheduled_steps + self.extension_steps
 
 
+def round_up(n: int, multiple: int) -> int:
+    return -(-n // multiple) * multiple
+
+
 def switches(on: bool) -> list[str]:
     """Names of the boolean fields whose default is `on`."""
     return [f.name for f in fields(Config) if f.type in (bool, "bool") and f.default is on]
@@ -294,7 +297,7 @@ DOCUMENT_LIMITS = {16_384: 64, 32_768: 96, 49_152: 128}
 
 def document_limit(tokens: int) -> int:
     """Length of cu_seqlens for a batch of `tokens` tokens on a rank."""
-    return DOCUMENT_LIMITS.get(tokens) or max(128, -(-(tokens // 300) // 128) * 128)
+    return DOCUMENT_LIMITS.get(tokens) or max(128, round_up(tokens // 300, 128))
 
 
 def data_files(pattern: str, what: str) -> list[Path]:
@@ -445,6 +448,9 @@ def make_batch(
 class TrainLoader:
     """Micro-batches that start every sequence at a document's first token.
 
+    A step's tokens are assigned in SLOTS parts whatever the number of ranks, so every world size
+    trains on the same batches in the same order.
+
     Nothing is opened before the first call of `next`, so the first read is on the clock. The next
     shard is read and searched by a thread while the current one is used; batches themselves are
     put together on the calling thread, which runs ahead of the GPU.
@@ -455,6 +461,7 @@ class TrainLoader:
         self.files = data_files(cfg.train_files, "training")
         self.opened = 0  # shards taken into use
         self.shard: Shard | None = None
+        self.queue: list[list[tuple[int, int]]] = []
         self.coming: dict[str, Shard | BaseException] = {}
         self.thread: threading.Thread | None = None
         self.limits: dict[int, int] = {}
@@ -489,29 +496,36 @@ class TrainLoader:
         self._start_loading()
         return loaded
 
-    def next(self, tokens: int, max_seq_len: int) -> Batch:
-        """The next micro-batch: `tokens` per rank, sequences of at most `max_seq_len`."""
+    def _assign(self, tokens: int, max_seq_len: int) -> None:
+        """Queue this rank's pieces of the next step: slots rank, rank + world, …"""
         empty = 0
         while True:
             if self.shard is None:
                 self.shard = self._advance()
-            pieces = self.shard.take(self.world, tokens, max_seq_len)
-            if pieces is not None:
-                break
+            slots = self.shard.take(SLOTS, tokens, max_seq_len)
+            if slots is not None:
+                self.queue = slots[self.rank :: self.world]
+                return
             empty += 1
             if empty > len(self.files) + 1:
                 raise SetupError(
-                    f"no training shard holds one batch of {self.world} x {tokens:,} tokens"
+                    f"no training shard holds one batch of {SLOTS} x {tokens:,} tokens"
                 )
             self.shard = None  # what is left of it is too little for a batch: dropped
-        mine = pieces[self.rank]
+
+    def next(self, tokens: int, max_seq_len: int) -> Batch:
+        """This rank's next micro-batch: `tokens` tokens, sequences of at most `max_seq_len`."""
+        if not self.queue:
+            self._assign(tokens, max_seq_len)
+        assert self.shard is not None
+        mine = self.queue.pop(0)
         source = self.shard.tokens
         buffer = np.concatenate([source[a:b] for a, b in mine])
         ends = np.cumsum([b - a for a, b in mine])
         ends[-1] -= 1  # the last token is a target only
         limit = self.limits.get(tokens) or document_limit(tokens)
         if len(ends) + 1 > limit:
-            limit = -(-(len(ends) + 1) // 64) * 64
+            limit = round_up(len(ends) + 1, 64)
             self.notices.append(
                 f"data: a batch holds {len(ends)} documents, more than cu_seqlens has room for; "
                 f"its length becomes {limit} (one recompilation)"
@@ -551,7 +565,7 @@ def unaligned_batch(buffer: np.ndarray, cfg: Config, device: torch.device) -> Ba
     starts = find_bos(buffer[:-1], cfg.bos_id)
     limit = document_limit(len(buffer) - 1)
     if len(starts) + 2 > limit:
-        limit = -(-(len(starts) + 2) // 128) * 128
+        limit = round_up(len(starts) + 2, 128)
     return make_batch(buffer, starts, cfg, device, limit)
 
 
@@ -644,9 +658,7 @@ def _fa3_bind(name: str) -> None:
         else:
             kind = str(argument.type)
             values.append(
-                None
-                if "Optional" in kind
-                else {"bool": False, "int": 0, "float": 0.0}.get(kind, None)
+                None if "Optional" in kind else {"bool": False, "int": 0, "float": 0.0}.get(kind)
             )
     _FA3[name] = (op, names, values)
 
@@ -2093,6 +2105,11 @@ def shift_in(first: Tensor, rest: Tensor) -> Tensor:
     return torch.cat((first, rest))
 
 
+def sign_rows(tokens: Tensor, rows: int) -> Tensor:
+    """Row of the bigram sign table for each position: (x_{t-1} ^ x_t) mod rows, 0 at first."""
+    return F.pad((tokens[:-1] ^ tokens[1:]) % rows, (1, 0))
+
+
 def add_bigram(x: Tensor, coefficient: Tensor, bigram: Tensor) -> Tensor:
     """x with coefficient * bigram added to its first channels."""
     width = bigram.size(-1)
@@ -2104,10 +2121,6 @@ def add_bigram(x: Tensor, coefficient: Tensor, bigram: Tensor) -> Tensor:
 def uniform(shape: tuple[int, ...], std: float, device: torch.device) -> Tensor:
     bound = math.sqrt(3) * std
     return torch.empty(shape, device=device).uniform_(-bound, bound)
-
-
-def round_up(n: int, multiple: int) -> int:
-    return -(-n // multiple) * multiple
 
 
 # MUDD coefficients of layer 10 (block 0) and of the final mix (block 1): effective initial values.
@@ -2153,8 +2166,9 @@ class GPT(nn.Module):
                 torch.zeros(cfg.bigram_rows, cfg.bigram_dim, dtype=dt, device=device)
             )
         if cfg.bigram and cfg.bigram_sign:
-            normal = torch.randn(cfg.sign_rows, cfg.bigram_dim, device=device)
-            self.register_buffer("bigram_sign_table", torch.where(normal < 0, -1.0, 1.0).to(dt))
+            negative = torch.randn(cfg.sign_rows, cfg.bigram_dim, device=device) < 0
+            signs = torch.where(negative, -1.0, 1.0)
+            self.register_buffer("bigram_sign_table", signs.to(dt))
 
         # matrices: H groups of two heads per attention layer (queries, then keys); V then O; up, down
         qk = torch.zeros(round_up(A * H, BANK_MULTIPLE), 2 * C, D, device=device)
@@ -2316,8 +2330,7 @@ class GPT(nn.Module):
         if cfg.bigram:
             g = F.embedding(bigram_rows, self.bigram_embed)
             if cfg.bigram_sign:  # lets bigrams that share a row be told apart in part
-                mixed = (tokens[:-1] ^ tokens[1:]) % cfg.sign_rows
-                g = g * F.embedding(F.pad(mixed, (1, 0)), self.bigram_sign_table)
+                g = g * F.embedding(sign_rows(tokens, cfg.sign_rows), self.bigram_sign_table)
         values: tuple[Tensor, ...] = ()
         if cfg.value_embeds:
             tables = len(cfg.value_layers)
@@ -3464,7 +3477,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
 
 
 def config_from(text: str) -> Config:

@@ -65,12 +65,12 @@ class Diagnosis(Record):
 def diagnose(facts: Facts) -> Diagnosis:
     """Findings and standings. The same facts give the same answer."""
     attention = attention_backend(facts.environment)
-    findings: dict[str, Finding] = {}
+    findings: dict[tuple[str, ...], Finding] = {}
     for track in facts.tracks:
         for found in _track_findings(facts, track, attention):
-            known = findings.get(f"{found.id} {found.what}", found)
-            names = tuple(dict.fromkeys((*known.tracks, track.name)))
-            findings[f"{found.id} {found.what}"] = known.model_copy(update={"tracks": names})
+            key = (found.id, found.what, found.why, found.fix)
+            known = findings.get(key, found)
+            findings[key] = known.model_copy(update={"tracks": (*known.tracks, track.name)})
     ordered = sorted(findings.values(), key=lambda f: f.status != "missing")
     return Diagnosis(
         machine=environment_lines(facts.environment),
@@ -84,9 +84,13 @@ def diagnose(facts: Facts) -> Diagnosis:
 def _standing(facts: Facts, track: Track, findings: list[Finding]) -> TrackStanding:
     missing = [f for f in findings if f.status == "missing" and track.name in f.tracks]
     command = f"speedrun submit --track {track.name}"
+    if facts.missing_scripts.get(track.name):
+        command = _own_scripts(track)
     unofficial = unofficial_hardware(track, facts.environment)
     standing: Standing = "official"
-    why = "hardware and data as the rules ask"
+    why = "hardware as the rules ask"
+    if track.data.kind == "shards":
+        why += "; data present (submit hashes them)"
     if missing:
         standing, why, command = "no", "; ".join(f.what for f in missing), ""
     elif unofficial:
@@ -125,6 +129,10 @@ def _warn(id_: str, what: str, attention: Attention) -> Finding:
     return _warning(id_, what, attention.why, attention.fix)
 
 
+def _own_scripts(track: Track) -> str:
+    return f"speedrun submit CANDIDATE --track {track.name} --baseline BASELINE"
+
+
 def _common(facts: Facts, track: Track) -> list[Finding]:
     """Interpreter, scripts and disk: every track needs them."""
     found: list[Finding] = []
@@ -148,9 +156,9 @@ def _common(facts: Facts, track: Track) -> list[Finding]:
             )
         )
     elif scripts:
-        what = f"{', '.join(scripts)} not found"
-        why = f"track {track.name} names them"
-        found.append(_missing("scripts", what, why, "restore them: git checkout -- <file>"))
+        why = f"track {track.name} names {', '.join(scripts)}; there is no such file here"
+        fix = f"name your own: {_own_scripts(track)}"
+        found.append(_warning("scripts", "the track's own scripts are not here", why, fix))
     free = environment.disk_free_gib
     if free < DISK_GIB_BUNDLE:
         why = f"{free:.1f} GiB free, {DISK_GIB_BUNDLE:g} GiB wanted for a bundle"
@@ -191,6 +199,10 @@ def _gpus(facts: Facts) -> list[Finding]:
             else environment.gpu_problem or "the driver lists none"
         )
         fix = "unset CUDA_VISIBLE_DEVICES" if hidden else "use a node with NVIDIA GPUs"
+        if "mismatch" in why.lower():
+            fix = "the driver was updated while loaded: reboot, or reload its kernel module"
+        elif "not loaded" in why.lower():
+            fix = "load the driver's kernel module: modprobe nvidia"
         return [_missing("gpu", "no NVIDIA GPU", why, fix)]
     found: list[Finding] = []
     if environment.gpu_problem:

@@ -87,7 +87,7 @@ class RunSplitter:
                 self._echoes += 1
                 return
             if step < run.last_train_step:
-                self._open(step)
+                self._open(step + 1)
                 run = self.current
         self._total(total, step)
         if train_ms < run.last_ms:
@@ -164,7 +164,9 @@ class RunSplitter:
         run = self.current
         if point.loss_text == last.loss_text:
             if point == last:
-                self._echoes += 1
+                # The end of an echo; what led up to it was echo too.
+                self._echoes += 1 + len(self._waiting)
+                self._waiting.clear()
             else:
                 run.note(
                     "repeated",
@@ -206,8 +208,8 @@ class RunSplitter:
     def _open(self, next_step: int) -> None:
         """Close the current run and start another, with those waiting lines that belong to it.
 
-        They belong if they lead up to `next_step`; with −1 (a header, the end of the file) only a
-        lone step 0 does: that run was started and died before its second validation.
+        They belong if they lead up to `next_step`, below it. With −1 (a header, the end of the
+        file) only a lone step 0 does: that run died before its second validation.
         """
         carried: list[Validation] = []
         if next_step < 0:
@@ -215,7 +217,7 @@ class RunSplitter:
                 carried = [self._waiting.pop()]
         else:
             limit = next_step
-            while self._waiting and self._waiting[-1].step <= limit:
+            while self._waiting and self._waiting[-1].step < limit:
                 limit = self._waiting[-1].step
                 carried.insert(0, self._waiting.pop())
         self._flush_echoes()

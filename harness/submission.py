@@ -80,9 +80,10 @@ def prepare(request: Request) -> Prepared:
     answer = probe_interpreter(request.python, require=needs)
     environment = describe_machine(answer, root)
     check_machine(track, environment, request.out)
+    processes = _processes(request, track, environment)
     data_root = find_data(track, request.data, cache_root(), Path.cwd())
     data_sha256 = hash_data(track, data_root)
-    exhibition = _exhibition_reasons(request, track, environment, data_sha256)
+    exhibition = _exhibition_reasons(request, track, environment, data_sha256, processes)
     if exhibition and not request.exhibition:
         raise UnfitError(
             f"this cannot be an official attempt on track {track.name}",
@@ -110,7 +111,7 @@ def prepare(request: Request) -> Prepared:
         pairs=draw_pairs(seed, max(design.looks)),
         exclusions=EXCLUSIONS,
         launch=Launch(
-            processes=_processes(request, track, environment),
+            processes=processes,
             python=str(answer["executable"]),
             timeout_s=request.timeout_s or track.design.timeout_s,
             stall_s=min(track.design.stall_s, request.timeout_s or track.design.stall_s),
@@ -273,7 +274,11 @@ def _design(request: Request, track: Track) -> Design:
 
 
 def _exhibition_reasons(
-    request: Request, track: Track, environment: Environment, data_sha256: dict[str, str]
+    request: Request,
+    track: Track,
+    environment: Environment,
+    data_sha256: dict[str, str],
+    processes: int,
 ) -> list[str]:
     reasons = hardware_reasons(track, environment)
     if request.target is not None and request.target != track.contest.target_loss_nats:
@@ -283,8 +288,8 @@ def _exhibition_reasons(
     unknown = [name for name in data_sha256 if name not in track.data.sha256]
     if unknown and track.data.sha256:
         reasons.append(f"data the track does not name: {', '.join(sorted(unknown))}")
-    if request.processes not in (None, track.hardware.processes) and not track.hardware.any_count:
-        reasons.append(f"{request.processes} processes, the track has {track.hardware.processes}")
+    if processes != track.hardware.processes and not track.hardware.any_count and not reasons:
+        reasons.append(f"{processes} processes, the track has {track.hardware.processes}")
     if request.exhibition and not reasons:
         reasons.append("declared as an exhibition by the submitter")
     return reasons

@@ -49,9 +49,9 @@ def doctor(
         "Attention": f"{diagnosis.attention.backend}: {diagnosis.attention.why}",
         "Disk": f"{diagnosis.disk_free_gib:g} GiB free",
     }
-    terminal.table("This machine", ("", ""), list(lines.items()))
+    terminal.table("", ("machine", ""), list(lines.items()))
     terminal.table(
-        "Tracks",
+        "",
         ("track", "here", "why", "command"),
         [(t.track, t.standing, t.why, t.command) for t in diagnosis.tracks],
     )

@@ -15,7 +15,7 @@ from harness.terminal import visible
 _MARKDOWN = re.compile(r"([\\`*_\[\]|~$])")
 _MENTION = re.compile(r"([@#])(?=[0-9A-Za-z])")
 _URL = re.compile(r"(?i)\b(https?:/|ftp:/|www)([/.])")
-_BLOCK = re.compile(r"^(\d{1,9})([.)])(?=\s|$)|^()([-+=#])")
+_BLOCK = re.compile(r"^(\d{1,9})([.)])(?=\s|$)|^()([-+=#])(?=[-=#\s]|$)")
 EMPTY_COMMENT = "<!-- -->"
 
 

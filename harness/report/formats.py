@@ -102,7 +102,9 @@ def level(alpha: float) -> str:
 
 
 def plain(value: float) -> str:
-    """A number as written in a log or a rule: shortest text that reads back the same."""
+    """A number as written in a log or a rule: shortest Python that reads back the same."""
+    if not math.isfinite(value):
+        return f'float("{value}")'
     return repr(round(value)) if value == round(value) and abs(value) < 1e15 else repr(value)
 
 
@@ -120,3 +122,8 @@ def listed(items: Sequence[str], most: int = 4) -> str:
     shown = ", ".join(items[:most])
     rest = len(items) - most
     return shown if rest <= 0 else f"{shown} and {rest} more"
+
+
+def difference(left: float | None, right: float | None) -> float | None:
+    """left − right, None where one is unknown."""
+    return None if left is None or right is None else left - right

@@ -15,19 +15,13 @@ from typing import TYPE_CHECKING, Any
 from harness.report import plots
 from harness.report import story as told
 from harness.report.escape import one_line
-from harness.report.sections import Table
 from harness.report.svg import inline_markup
+from harness.report.tables import Table
 from harness.terminal import visible
 from harness.verdict_schema import Verdict
 
 if TYPE_CHECKING:
     from jinja2 import Template
-
-MISSING = {
-    "loss_curves": "no run printed a validation loss",
-    "final_losses": "no counted run has finished",
-    "paired_times": "no counted pair has finished in both arms",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +33,16 @@ class _Columns:
     numeric: tuple[bool, ...]
 
 
-def render_html(verdict: Verdict, drawings: dict[str, str] | None = None) -> str:
-    """report.html from a verdict. `drawings` are the SVG files of `plots.render_plots`, drawn here
-    when not given."""
+def render_html(
+    verdict: Verdict, bundle: str | None = None, drawings: dict[str, str] | None = None
+) -> str:
+    """report.html from a verdict. `bundle` is the name of the bundle's folder, for the commands
+    that name it; `drawings` are the SVG files of `plots.render_plots`, drawn here when not given.
+    """
     from markupsafe import Markup
 
     drawings = plots.render_plots(verdict) if drawings is None else drawings
-    story = told.tell(verdict)
+    story = told.tell(verdict, bundle)
     captions = {plot.name: plot.describe(verdict) for plot in plots.PLOTS if plot.name in drawings}
     figures = {
         name: {"markup": Markup(inline_markup(text, name)), "caption": captions[name]}
@@ -56,11 +53,13 @@ def render_html(verdict: Verdict, drawings: dict[str, str] | None = None) -> str
         story=story,
         css=Markup(_resource("report.css")),
         figures=figures,
-        missing=MISSING,
+        missing={plot.name: plot.missing for plot in plots.PLOTS},
         decision_mark=told.DECISION_MARKS[story.decision],
         decision_word=told.DECISION_WORDS[story.decision],
         status_marks=told.STATUS_MARKS,
         status_words=told.STATUS_WORDS,
+        rerun=told.RERUN,
+        comparison=told.COMPARISON[verdict.compared_on],
         metrics=_columns(story.metrics),
         looks=_columns(story.looks),
         runs=_columns(story.runs),

@@ -8,27 +8,28 @@ from harness.checks.check import Check
 from harness.report import plots
 from harness.report import story as told
 from harness.report.escape import block, code, inline
-from harness.report.sections import Fact, Table
+from harness.report.facts import Fact
+from harness.report.tables import Table
 from harness.verdict_schema import Verdict
 
 
-def render_markdown(verdict: Verdict) -> str:
+def render_markdown(verdict: Verdict, bundle: str | None = None) -> str:
     """README.md from a verdict: decision first, then evidence, in GitHub's Markdown.
 
-    Links only to `plots/*.svg` beside it. All text that came from outside is escaped.
+    `bundle` is the name of the bundle's folder, for the commands that name it. Links only to `plots/*.svg` beside it. All text that came from outside is escaped.
     """
-    story = told.tell(verdict)
+    story = told.tell(verdict, bundle)
     figures = {plot.name: _figure(plot, verdict) for plot in plots.available(verdict)}
     mark, word = told.DECISION_MARKS[story.decision], told.DECISION_WORDS[story.decision]
     parts = [f"# {inline(story.title)}"]
     if story.exhibition:
         parts.append(_exhibition(story.exhibition))
-    parts.append(f"**{mark} {word}:** {inline(story.headline)}")
+    parts.append(f"**{mark} {word}.** {inline(story.headline)}")
     parts += [f"> **Contradiction.** {inline(text)}" for text in story.contradictions]
     if story.broken:
-        parts.append("**Broken:**\n\n" + "\n".join(_trouble(check) for check in story.broken))
+        parts.append("**Broken:**\n\n" + "\n".join(map(_trouble, story.broken)))
     if story.unproven:
-        parts.append("**Unproven:**\n\n" + "\n".join(_trouble(c) for c in story.unproven))
+        parts.append("**Unproven:**\n\n" + "\n".join(map(_trouble, story.unproven)))
     if story.advice:
         parts.append("**What to do:**\n\n" + _bullets(story.advice))
     about = f"Track {code(verdict.track)}, rules version {verdict.rules_version}: "
@@ -40,9 +41,7 @@ def render_markdown(verdict: Verdict) -> str:
     parts += ["## Loss", _facts(story.loss_facts), figures.get("final_losses", "")]
     if story.looks.rows:
         parts += ["### Looks", _table(story.looks)]
-    parts += ["## Timing"]
-    if verdict.compared_on == "steps":
-        parts += ["This track compares steps; times are for information only."]
+    parts += [f"## {told.COMPARISON[verdict.compared_on]}"]
     parts += [_facts(story.timing_facts), figures.get("paired_times", "")]
     parts += ["## Runs", inline(story.runs_summary)]
     if story.runs.rows:
@@ -55,7 +54,7 @@ def render_markdown(verdict: Verdict) -> str:
         "## Verify and reproduce",
         "Recompute every figure above from the evidence (no GPU needed):",
         block(story.verify_commands, "sh"),
-        "Run the same series again, in the same order, with the files that ran here:",
+        told.RERUN,
         block(story.rerun_commands, "sh"),
         _hashes(story.hashes),
         f"Written by speedrun {inline(verdict.harness_version)} from `verdict.json`. "
@@ -71,9 +70,11 @@ def _exhibition(reasons: Sequence[str]) -> str:
     )
 
 
-def _trouble(check: Check) -> str:
-    text = f"- **{inline(check.id)}**: {inline(check.claim)} {inline(check.evidence)}"
-    return f"{text} **Fix:** {inline(check.remedy)}" if check.remedy else text
+def _trouble(trouble: told.Trouble) -> str:
+    lines = [f"- **{inline(trouble.id)}**: {inline(trouble.text)}"]
+    lines += [f"  - {code(place)}" for place in trouble.places if place.strip()]
+    lines += [f"  - **Fix:** {inline(trouble.remedy)}"] if trouble.remedy else []
+    return "\n".join(lines)
 
 
 def _bullets(lines: Sequence[str]) -> str:
@@ -100,11 +101,12 @@ def _checks(checks: Sequence[Check]) -> str:
     for check in checks:
         mark, word = told.STATUS_MARKS[check.status], told.STATUS_WORDS[check.status]
         lines = [f"- {mark} **{inline(check.id)}** {word}: {inline(check.claim)}"]
-        lines += [f"  - {inline(check.evidence)}"] if check.evidence else []
+        rule = f"Rule: {check.rule}" if check.rule else ""
+        said = " · ".join(part for part in (check.evidence, rule) if part)
+        lines += [f"  - {inline(said)}"] if said else []
         if check.remedy and check.status != "pass":
             lines.append(f"  - **Fix:** {inline(check.remedy)}")
         lines += [f"  - {code(detail)}" for detail in check.details if detail.strip()]
-        lines += [f"  - Rule: {inline(check.rule)}"] if check.rule else []
         entries.append("\n".join(lines))
     return "\n".join(entries)
 

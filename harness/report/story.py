@@ -11,10 +11,11 @@ import shlex
 from dataclasses import dataclass
 
 from harness.checks.check import Check, Status
-from harness.report import formats as f
-from harness.report import sections
+from harness.report import facts, tables
+from harness.report import formats as fmt
 from harness.report.escape import one_line
-from harness.report.sections import Fact, Table
+from harness.report.facts import Fact
+from harness.report.tables import Table
 from harness.verdict_schema import Decision, Verdict
 
 DECISION_WORDS: dict[Decision, str] = {
@@ -54,6 +55,15 @@ STATUS_WORDS: dict[Status, str] = {
 }
 
 
+COMPARISON = {"training time": "Timing", "steps": "Steps"}
+RERUN = (
+    "Run the same files again in the same order, a series of its own (plan.json also holds the "
+    "design and the number of processes, should they differ from the track's):"
+)
+MOST_PLACES = 3
+"""Findings named beside the decision; the section on rules has all of them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tile:
     """One headline figure: what, how much, and what to compare it with."""
@@ -61,6 +71,16 @@ class Tile:
     label: str
     value: str
     note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """A check that does not pass, told where the decision stands: id, what, where, what to do."""
+
+    id: str
+    text: str
+    places: tuple[str, ...]
+    remedy: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +92,8 @@ class Story:
     headline: str
     contradictions: tuple[str, ...]
     exhibition: tuple[str, ...]
-    broken: tuple[Check, ...]
-    unproven: tuple[Check, ...]
+    broken: tuple[Trouble, ...]
+    unproven: tuple[Trouble, ...]
     advice: tuple[str, ...]
     tiles: tuple[Tile, ...]
     result: Table
@@ -117,10 +137,10 @@ def shown_decision(verdict: Verdict) -> tuple[Decision, tuple[str, ...]]:
 def title(verdict: Verdict, decision: Decision) -> str:
     """`New record 4.21 s: name (−1.90 s, −31.0 %)`, or what it is instead."""
     name = one_line(verdict.name)
-    change = sections.change(verdict)
+    change = facts.change(verdict)
     bracket = f" ({change})" if change else ""
     if decision == "accepted":
-        reached = sections.reached(verdict)
+        reached = facts.reached(verdict)
         word = "Exhibition" if verdict.exhibition else "New record"
         return f"{word}{f' {reached}' if reached else ''}: {name}{bracket}"
     prefix = DECISION_WORDS[decision]
@@ -129,7 +149,25 @@ def title(verdict: Verdict, decision: Decision) -> str:
     if decision == "not_proven":
         return f"{prefix}: {name}{bracket}"
     failing = [check.id for check in verdict.checks if check.status == "fail"]
-    return f"{prefix}: {name}{f' ({f.listed(failing, 3)})' if failing else ''}"
+    return f"{prefix}: {name}{f' ({fmt.listed(failing, 3)})' if failing else ''}"
+
+
+def troubles(checks: tuple[Check, ...], status: Status, opening: str) -> tuple[Trouble, ...]:
+    """The checks of one status as sentences: the claim that fails, what was found, where."""
+    return tuple(
+        Trouble(
+            check.id,
+            f"{opening} {_fragment(check.claim)}. Found: {_fragment(check.evidence) or 'nothing'}.",
+            check.details[:MOST_PLACES],
+            check.remedy,
+        )
+        for check in checks
+        if check.status == status
+    )
+
+
+def _fragment(text: str) -> str:
+    return one_line(text).removesuffix(".")
 
 
 def rules_summary(checks: tuple[Check, ...]) -> str:
@@ -141,7 +179,7 @@ def rules_summary(checks: tuple[Check, ...]) -> str:
     for status in ("fail", "unproven", "warn", "skip"):
         if number := counts[status]:
             word = STATUS_WORDS[status]
-            parts.append(f.many(number, word) if status == "warn" else f"{number} {word}")
+            parts.append(fmt.many(number, word) if status == "warn" else f"{number} {word}")
     return "; ".join(parts)
 
 
@@ -151,68 +189,70 @@ def tiles(verdict: Verdict) -> tuple[Tile, ...]:
     found: list[Tile] = []
     if verdict.compared_on == "steps":
         arms = verdict.candidate.steps, verdict.baseline.steps
-        found.append(Tile("Steps", f.count(arms[0]), f"baseline {f.count(arms[1])}"))
+        found.append(Tile("Steps", fmt.count(arms[0]), f"baseline {fmt.count(arms[1])}"))
     else:
-        interval = f"{f.ratio(timing.low)} to {f.ratio(timing.high)}"
+        interval = f"{fmt.ratio(timing.low)} to {fmt.ratio(timing.high)}"
         found.append(
-            Tile("Time, candidate / baseline", f.ratio(timing.ratio), f"interval {interval}")
+            Tile("Time, candidate / baseline", fmt.ratio(timing.ratio), f"interval {interval}")
         )
         found.append(
             Tile(
                 "Time saved a run",
-                f.seconds(timing.saved_ms, 3 if abs(timing.saved_ms or 0) < 1000 else 2)
-                + (" s" if f.known(timing.saved_ms) else ""),
-                f"mean of {f.many(timing.pairs, 'pair')}",
+                fmt.seconds(timing.saved_ms, 3 if abs(timing.saved_ms or 0) < 1000 else 2)
+                + (" s" if fmt.known(timing.saved_ms) else ""),
+                f"mean of {fmt.many(timing.pairs, 'pair')}",
             )
         )
-    target = f.plain(loss.target_loss_nats)
-    margin = f.signed(loss.margin, f.LOSS_DECIMALS)
+    if timing.official_seconds is not None:
+        official = f"{fmt.fixed(timing.official_seconds, 3)} s"
+        found.append(Tile("Official time", official, "standing record's × ratio, proposed"))
+    target = fmt.plain(loss.target_loss_nats)
+    margin = fmt.signed(loss.margin, fmt.LOSS_DECIMALS)
     found.append(
         Tile(
             "Mean validation loss",
-            f.nats(loss.mean, bound=loss.target_loss_nats),
+            fmt.nats(loss.mean, bound=loss.target_loss_nats),
             f"target {target}, margin {margin} nats",
         )
     )
     found.append(
         Tile(
             "Rule p of the loss",
-            f.p_value(loss.rule_p, verdict.alpha),
-            f"below {f.plain(verdict.alpha)} passes; n = {loss.n}",
+            fmt.p_value(loss.rule_p, verdict.alpha),
+            f"below {fmt.plain(verdict.alpha)} passes; n = {loss.n}",
         )
     )
     return tuple(found)
 
 
-def bundle_folder(verdict: Verdict) -> str:
-    """`results/<date>_<name>`, where `speedrun submit` puts the bundle unless told otherwise."""
-    date = one_line(verdict.created_utc)[:10]
-    name = one_line(verdict.name)
-    return f"results/{name}" if name.startswith(date) else f"results/{date}_{name}"
+def bundle_name(verdict: Verdict) -> str:
+    """`<date>_<name>`, as `speedrun submit` names the bundle's folder unless that is taken."""
+    return f"{one_line(verdict.created_utc)[:10]}_{one_line(verdict.name)}"
 
 
-def commands(verdict: Verdict) -> tuple[str, str]:
-    """(verify, run again) as a shell takes them."""
-    folder = bundle_folder(verdict)
+def commands(verdict: Verdict, bundle: str | None) -> tuple[str, str]:
+    """(verify, run again) as a shell takes them in the repository's root."""
+    folder = f"results/{bundle or bundle_name(verdict)}"
     scripts = {
         arm.arm: shlex.quote(f"{folder}/source/{arm.arm}/{one_line(arm.script)}")
         for arm in (verdict.candidate, verdict.baseline)
     }
-    quoted = shlex.quote(folder)
+    read_seed = "import json, sys; print(json.load(open(sys.argv[1]))['seed'])"
     rerun = (
-        f"seed=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))[\"seed\"])' "
-        f"{shlex.quote(folder + '/plan.json')})\n"
+        f'seed=$(python3 -c "{read_seed}" {shlex.quote(folder + "/plan.json")})\n'
         f"speedrun submit {scripts['candidate']} \\\n"
         f"  --baseline {scripts['baseline']} \\\n"
-        f'  --track {shlex.quote(one_line(verdict.track))} --seed "$seed"'
+        f"  --track {shlex.quote(folder + '/track.toml')} "
+        f'--seed "$seed"{" --exhibition" if verdict.exhibition else ""}'
     )
-    return f"speedrun verify {quoted}", rerun
+    return f"speedrun verify {shlex.quote(folder)}", rerun
 
 
-def tell(verdict: Verdict) -> Story:
-    """The whole report in plain text."""
+def tell(verdict: Verdict, bundle: str | None = None) -> Story:
+    """The whole report in plain text. `bundle` is the name of the bundle's folder under results/,
+    where it is known."""
     decision, contradictions = shown_decision(verdict)
-    verify, rerun = commands(verdict)
+    verify, rerun = commands(verdict, bundle)
     headline = one_line(verdict.headline)
     if contradictions:
         headline = f"{DECISION_MEANS[decision][0].upper()}{DECISION_MEANS[decision][1:]}."
@@ -222,21 +262,21 @@ def tell(verdict: Verdict) -> Story:
         headline=headline,
         contradictions=contradictions,
         exhibition=verdict.exhibition,
-        broken=tuple(check for check in verdict.checks if check.status == "fail"),
-        unproven=tuple(check for check in verdict.checks if check.status == "unproven"),
+        broken=troubles(verdict.checks, "fail", "It does not hold that"),
+        unproven=troubles(verdict.checks, "unproven", "It is not shown that"),
         advice=() if decision == "accepted" else verdict.advice.text,
         tiles=tiles(verdict),
-        result=sections.result_table(verdict),
-        metrics=sections.metrics_table(verdict),
-        result_notes=sections.result_notes(verdict),
-        value_lists=sections.value_lists(verdict),
+        result=tables.result_table(verdict),
+        metrics=tables.metrics_table(verdict),
+        result_notes=tables.result_notes(verdict),
+        value_lists=tables.value_lists(verdict),
         rules_summary=rules_summary(verdict.checks),
         checks=verdict.checks,
-        loss_facts=sections.loss_facts(verdict),
-        timing_facts=sections.timing_facts(verdict),
-        looks=sections.looks_table(verdict),
-        runs=sections.runs_table(verdict),
-        runs_summary=sections.runs_summary(verdict),
+        loss_facts=facts.loss_facts(verdict),
+        timing_facts=facts.timing_facts(verdict),
+        looks=tables.looks_table(verdict),
+        runs=tables.runs_table(verdict),
+        runs_summary=tables.runs_summary(verdict),
         unfinished=sum(run.state in ("failed", "lost") for run in verdict.runs),
         environment=Table(("what", "value"), tuple(verdict.environment.items())),
         verify_commands=verify,

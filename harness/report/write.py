@@ -6,7 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from harness.errors import UsageError
+from harness.errors import UnfitError
 from harness.report import plots
 from harness.report.html import render_html
 from harness.report.markdown import render_markdown
@@ -16,13 +16,15 @@ from harness.verdict_schema import Verdict
 def write_report(verdict: Verdict, folder: Path) -> tuple[Path, ...]:
     """README.md, report.html and plots/*.svg under `folder`; returns the paths written.
 
+    When `folder` is the bundle itself, the commands in the report carry its name.
     A plot that this verdict has no data for, left by an earlier report, is removed. Raises
-    UsageError when the folder cannot be written; what stood there before then still stands.
+    UnfitError when the folder cannot be written; what stood there before then still stands.
     """
+    bundle = folder.resolve().name if (folder / "plan.json").is_file() else None
     drawings = plots.render_plots(verdict)
     files = {Path("plots") / f"{name}.svg": text for name, text in drawings.items()}
-    files[Path("README.md")] = render_markdown(verdict)
-    files[Path("report.html")] = render_html(verdict, drawings)
+    files[Path("README.md")] = render_markdown(verdict, bundle)
+    files[Path("report.html")] = render_html(verdict, bundle, drawings)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for relative, text in files.items():
@@ -31,7 +33,7 @@ def write_report(verdict: Verdict, folder: Path) -> tuple[Path, ...]:
             if plot.name not in drawings:
                 (folder / "plots" / f"{plot.name}.svg").unlink(missing_ok=True)
     except OSError as error:
-        raise UsageError(
+        raise UnfitError(
             "the report cannot be written",
             where=str(folder),
             why=error.strerror or str(error),

@@ -26,6 +26,7 @@ from harness.telemetry import HEADER
 
 NICE = 10
 START_S = 10.0  # without the persistence daemon the driver takes seconds to wake up
+SETTLE_S = 2.0
 
 
 class TelemetrySampler:
@@ -93,6 +94,7 @@ def sample(out: TextIO, interval_s: float, root_pid: int) -> None:
     with open_nvml() as nvml:
         # Whatever is on the GPUs before the run has begun is not of the run.
         owner = Ownership(root_pid, before=frozenset(listed_pids(nvml)))
+        _settle(nvml, owner)
         _write_note(out, "before", nvml, owner)
         out.write(HEADER + "\n")
         out.flush()
@@ -107,6 +109,13 @@ def sample(out: TextIO, interval_s: float, root_pid: int) -> None:
                 break
         _write_note(out, "after", nvml, owner)
         out.flush()
+
+
+def _settle(nvml: Nvml, owner: Ownership) -> None:
+    """Contexts of the run before may still be on their way out: what leaves now is not foreign."""
+    end = time.monotonic() + SETTLE_S
+    while owner.foreign(listed_pids(nvml)) and time.monotonic() < end:
+        time.sleep(0.1)
 
 
 def _asked_to_stop(wait_s: float) -> bool:

@@ -89,22 +89,22 @@ def paired_ratio(
     if n == 0 or not (_times(candidate_ms) and _times(baseline_ms)):
         p = nan if n == 0 else 1.0
         return PairedRatio(n, nan, 0.0, inf, inf, p, nan, nan, None, None, False, nan, nan, alpha)
-    logs = [math.log(c / b) for c, b in zip(candidate_ms, baseline_ms, strict=True)]
+    logs = [math.log(c) - math.log(b) for c, b in zip(candidate_ms, baseline_ms, strict=True)]
     centre, sd = mean(logs), sample_sd(logs)
     delta_ms = mean([c - b for c, b in zip(candidate_ms, baseline_ms, strict=True)])
     robust = hodges_lehmann(logs, alpha)
     fit = _t_interval(centre, sd / math.sqrt(n) if n > 1 else math.nan, n - 1, alpha)
     return PairedRatio(
         n=n,
-        ratio=math.exp(centre),
+        ratio=_exp(centre),
         low=_exp(centre - fit.half_width),
         high=_exp(centre + fit.half_width),
         upper_bound=_exp(centre + fit.half_width),
         p=fit.p,
         sd_log=sd,
-        hl_ratio=math.exp(robust.estimate),
-        hl_low=None if robust.low is None else math.exp(robust.low),
-        hl_high=None if robust.high is None else math.exp(robust.high),
+        hl_ratio=_exp(robust.estimate),
+        hl_low=None if robust.low is None else _exp(robust.low),
+        hl_high=None if robust.high is None else _exp(robust.high),
         disagrees=_disagree(logs, centre - robust.estimate, alpha),
         mde=_exp(-fit.detectable),
         delta_ms=delta_ms,
@@ -269,7 +269,7 @@ def random_effects(
     fit = _t_interval(centre, math.sqrt(factor / weight_sum), k - 1, alpha)
     return RandomEffects(
         k=k,
-        ratio=math.exp(centre),
+        ratio=_exp(centre),
         low=_exp(centre - fit.half_width),
         high=_exp(centre + fit.half_width),
         p=fit.p,

@@ -31,7 +31,7 @@ def import_script():
 
 
 small = import_script()
-F = torch.nn.functional
+torch.set_num_threads(1)  # matrices of 32 x 32: more threads only wait for each other
 CPU = small.Place(0, 1, torch.device("cpu"))
 TINY = small.Config(
     vocab_size=96, bos_token=95, micro_batches=2, train_tokens=64, val_tokens=128,
@@ -290,6 +290,20 @@ def test_fp8_backward_is_the_product_of_the_quantised_operands():
     torch.testing.assert_close(x.grad.double(), gq @ wq, rtol=5e-3, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore")  # the tracer warns about its own internals
+def test_fp8_head_traces_into_one_graph():
+    results = []
+    for trace in (False, True):
+        x, w, scales = fp8_inputs()
+        call = small.fp8_linear
+        if trace:
+            call = torch.compile(call, dynamic=False, fullgraph=True, backend="aot_eager")
+        z = call(x, w, scales)
+        z.backward(torch.ones_like(z) * 0.01)
+        results.append((z, x.grad, w.grad))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
 def test_fp8_model_trains_and_evaluates_in_bf16():
     config = replace(TINY, dtype="bfloat16")
     model = random_model(config, fp8=True)
@@ -529,10 +543,10 @@ def test_newton_schulz_acts_on_singular_values_only(shape):
 
 
 def test_newton_schulz_range():
-    s = torch.linspace(0.01, 1, 10_000, dtype=torch.float64)
+    s = torch.logspace(math.log10(0.002), 0, 10_000, dtype=torch.float64)
     for _ in range(5):
         s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
-    assert 0.68 < s.min() < s.max() < 1.14
+    assert 0.68 < s.min() < s.max() < 1.21
 
 
 def test_adam_against_torch(process_group):

@@ -1,4 +1,4 @@
-"""A tiny configuration of candidates/small.py, token shards to go with it, and the module itself."""
+"""candidates/small.py as a module, a tiny configuration of it and token shards to go with that."""
 
 import importlib.util
 import sys
@@ -16,7 +16,8 @@ def load_script() -> ModuleType:
     """candidates/small.py as a module, imported once."""
     if "small_candidate" not in sys.modules:
         spec = importlib.util.spec_from_file_location("small_candidate", SCRIPT)
-        assert spec and spec.loader
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules["small_candidate"] = module
         spec.loader.exec_module(module)

@@ -215,7 +215,7 @@ def judged(runs: Sequence[RunRow], **changes: Any) -> Verdict:
             rule_p=finite(test.p),
             upper_bound=finite(test.upper_bound),
             decided_at=decided,
-            design_p=looks[-1].loss_p if looks else None,
+            design_p=_design_p(looks, "loss"),
             design_p_bound=BOUND,
             worst_case_p=finite(test.p) if unfinished else None,
             floor_nats=3.0682,
@@ -228,7 +228,7 @@ def judged(runs: Sequence[RunRow], **changes: Any) -> Verdict:
             upper_bound=finite(paired.upper_bound),
             p=finite(paired.p),
             decided_at=timed,
-            design_p=looks[-1].timing_p if looks else None,
+            design_p=_design_p(looks, "timing"),
             design_p_bound=BOUND,
             saved_ms=finite(-paired.delta_ms),
             hodges_lehmann=finite(paired.hl_ratio),
@@ -457,3 +457,10 @@ CASES: dict[str, Callable[[], Verdict]] = {
         hostile,
     )
 }
+
+
+def _design_p(looks: tuple[Look, ...], claim: str) -> float | None:
+    """p at the look that settled the claim, or at the last one."""
+    settled = [look for look in looks if getattr(look, f"{claim}_holds")]
+    look = settled[0] if settled else looks[-1] if looks else None
+    return None if look is None else getattr(look, f"{claim}_p")

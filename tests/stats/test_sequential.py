@@ -62,7 +62,7 @@ def test_solved_bounds_hold(looks: tuple[int, ...], alpha: float) -> None:
     rate, se = false_positive_rate(looks, bound, seed=99)
     assert alpha / len(looks) * 0.95 < bound < alpha
     assert rate < alpha + 5 * se
-    assert rate > 0.9 * alpha
+    assert rate > 0.85 * alpha
     same, _ = false_positive_rate(looks, bound)
     assert same <= alpha
 
@@ -100,12 +100,12 @@ def test_simulated_statistics_are_t_distributed() -> None:
 
 @pytest.mark.parametrize(
     ("looks", "rate"),
-    [(range(4, 21), 0.051), (range(2, 21), 0.057), (range(4, 31), 0.062)],
+    [(range(4, 21), 0.0499), (range(2, 21), 0.0627), (range(4, 31), 0.0598)],
 )
 def test_naive_peeking_is_invalid(looks: range, rate: float) -> None:
-    # 100,000 replicates: SE .0007.
+    # 100,000 replicates: SE .0007; the expected figures come from a million (± .0002).
     measured, se = false_positive_rate(tuple(looks), 0.01, replicates=100_000, seed=3)
-    assert measured == pytest.approx(rate, abs=4 * se + 0.0005)
+    assert measured == pytest.approx(rate, abs=4 * se)
 
 
 def test_dropping_the_worst_runs_is_invalid() -> None:

@@ -90,6 +90,11 @@ class Contest:
         """Another candidate."""
         write_trainer(self.candidate, **{"ms": 76_000, **figures})  # type: ignore[arg-type]
 
+    def slow(self, sleep_s: float) -> None:
+        """Both arms sleep this long in every run."""
+        self.set(sleep_s=sleep_s)
+        write_trainer(self.baseline, loss=3.278, sleep_s=sleep_s)
+
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "harness.cli.main", *arguments]
 

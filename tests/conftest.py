@@ -1,0 +1,34 @@
+"""Isolation for every test: an own cache, no proxies, no colours; and the fake contest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.contest import Contest
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture(autouse=True)
+def _isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+    for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "DATA_PATH"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def contest(tmp_path: Path) -> Contest:
+    """A fake track with an honest candidate that is 5 % faster."""
+    return Contest(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def accepted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of one accepted fake series. Copy it before changing anything in it."""
+    contest = Contest(tmp_path_factory.mktemp("accepted"))
+    done = contest.submit("--seed", "1")
+    assert done.returncode == 0, done.stderr
+    return contest.bundle
