@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.nvml import Device, Nvml, open_nvml
-from harness.plan import Record
 
 # A CUDA context takes 400-500 MiB on Hopper; an idle card holds a few MiB beside the reserve.
 UNEXPLAINED_MIB = 256
 
 
-class ForeignProcess(Record):
+@dataclass(frozen=True, slots=True)
+class ForeignProcess:
     """A process, or memory that nobody visible holds, on a GPU the runs would use."""
 
     gpu: int

@@ -13,6 +13,7 @@ from harness.looks import Progress, rule_p
 from harness.plan import ArmName, Plan
 from harness.samples import PairSample, Samples, final_loss, final_ms, final_steps
 from harness.stats.loss import loss_test
+from harness.stats.sequential import bounded_design_p
 from harness.stats.timing import paired_ratio, rebased_ms, welch
 from harness.tracks.track import Track
 from harness.verdict_schema import ArmSummary, LossResult, TimingResult
@@ -36,7 +37,8 @@ def loss_result(plan: Plan, track: Track, samples: Samples, state: Progress) -> 
         rule_p=finite(rule_p(track, losses, plan.target_loss_nats)) if len(losses) > 1 else None,
         upper_bound=finite(test.upper_bound),
         decided_at=state.loss_decided,
-        design_p=finite(shown[0].loss_p) if shown else None,
+        look_p=finite(shown[0].loss_p) if shown else None,
+        design_p=_design_p(plan, [look.loss_p for look in state.looks], plan.design.loss_p),
         design_p_bound=plan.design.loss_p,
         worst_case_p=(
             finite(rule_p(track, worst, plan.target_loss_nats))
@@ -55,7 +57,10 @@ def timing_result(plan: Plan, track: Track, samples: Samples, state: Progress) -
     common = {
         "pairs": len(candidate_ms),
         "decided_at": state.timing_decided,
-        "design_p": finite(shown[0].timing_p) if shown else None,
+        "look_p": finite(shown[0].timing_p) if shown else None,
+        "design_p": _design_p(
+            plan, [look.timing_p for look in state.looks], plan.design.timing_p
+        ),
         "design_p_bound": plan.design.timing_p,
         "pair_ratios": tuple(
             finite(c / b) or 0.0 for c, b in zip(candidate_ms, baseline_ms, strict=True)
@@ -115,6 +120,16 @@ def arm_summary(plan: Plan, track: Track, arm: ArmName, runs: list[Run]) -> ArmS
         time_mean_ms=finite(spread.mean) if times else None,
         time_sd_ms=finite(spread.sd),
     )
+
+
+def _design_p(plan: Plan, at_looks: list[float | None], bound: float) -> float | None:
+    """p of the whole procedure, from the looks up to the one that decided."""
+    values: list[float] = []
+    for p in at_looks:
+        values.append(1.0 if p is None else p)
+        if values[-1] <= bound:
+            break
+    return finite(bounded_design_p(values, plan.design.looks, bound, plan.design.alpha))
 
 
 def _paired_ms(pairs: list[PairSample]) -> tuple[list[float], list[float]]:

@@ -1,12 +1,8 @@
 """What a run's telemetry file says, summarised: clocks, power, heat, throttling, other processes.
 
-The file (`runs/<run>.gpu.csv`) is written by a sampler in a process of its own while the run goes:
-
-    # before {"host": {…}, "gpus": [{cumulative counters}, …], "foreign": 0}
-    utc,monotonic_s,gpu,sm_clock_mhz,…        one row a second and GPU (gpu empty: no GPUs)
-    # after {…}                               absent if the sampler was killed
-
-Reading it is a pure function, so that a verdict can be recomputed from the evidence.
+The file (`runs/<run>.gpu.csv`, form in telemetry_file.py) is written by a sampler in a process of
+its own while the run goes. Reading it is a pure function, so that a verdict can be recomputed from
+the evidence.
 """
 
 from __future__ import annotations
@@ -22,12 +18,8 @@ from pydantic import Field
 from harness.errors import EvidenceError
 from harness.nvml import HW_SLOWDOWN_MASK, THROTTLE_REASONS
 from harness.plan import Record
+from harness.telemetry_file import COLUMNS, HEADER
 
-COLUMNS = (
-    *("utc", "monotonic_s", "gpu", "sm_clock_mhz", "mem_clock_mhz", "temp_c", "power_w"),
-    *("throttle", "util_pct", "memory_used_mib", "foreign_pids", "load_1m", "cpu_mhz"),
-)
-HEADER = ",".join(COLUMNS)
 BUSY_PCT = 50  # samples below belong to start-up and compilation, and say nothing of clocks
 LIMIT = 1e15
 _IDLE = 0x001

@@ -97,7 +97,10 @@ class LossResult(Record):
     rule_p: float | None = Field(description="the track's own test over all counted runs")
     upper_bound: float | None = Field(description="one-sided bound on the mean at level alpha")
     decided_at: int | None = Field(description="look at which the design's bound was beaten")
-    design_p: float | None = Field(description="p at that look, or at the last look taken")
+    look_p: float | None = Field(description="p at that look, or at the last look taken")
+    design_p: float | None = Field(
+        description="p of the whole sequential procedure (an upper bound, by Bonferroni)"
+    )
     design_p_bound: float
     worst_case_p: float | None = Field(
         description="rule p with every unfinished run at the worst finished loss"
@@ -115,6 +118,7 @@ class TimingResult(Record):
     upper_bound: float | None = Field(description="one-sided 99 % bound; below 1 proves it")
     p: float | None
     decided_at: int | None
+    look_p: float | None
     design_p: float | None
     design_p_bound: float
     saved_ms: float | None = Field(description="mean of baseline minus candidate over pairs")

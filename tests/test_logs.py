@@ -304,6 +304,14 @@ def test_missing_end_marker_in_a_family_that_has_one() -> None:
     assert one(text.splitlines()[:-1]).gaps == ("no `peak memory` line at the end",)
 
 
+def test_contract_log_with_source_needs_no_end_marker() -> None:
+    head = ["import sys", SEPARATOR, "Running Python 3.12.4", "Running PyTorch 2.13.0+cpu"]
+    run = one([*head, SEPARATOR, train(1, 5), val(100, "3.2", 100)])
+    assert run.complete
+    assert run.environment.torch == "2.13.0+cpu"
+    assert run.source == "import sys\n"
+
+
 @pytest.mark.parametrize("loss", ["nan", "inf"])
 def test_diverged_run(loss: str) -> None:
     run = one([val(50, "3.4", 50), val(100, loss, 100)])

@@ -19,7 +19,8 @@ from harness.errors import EvidenceError
 from harness.gpu_processes import Ownership, foreign_processes
 from harness.nvml import open_nvml
 from harness.runner.telemetry_process import TelemetrySampler
-from harness.telemetry import COLUMNS, HEADER, RunTelemetry, summarise_csv
+from harness.telemetry import RunTelemetry, summarise_csv
+from harness.telemetry_file import COLUMNS, HEADER
 from tests.support.gpus import pretend, pretend_none
 
 ROOT = Path(__file__).resolve().parents[1]

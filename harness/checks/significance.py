@@ -24,9 +24,9 @@ def check_significance(case: Case) -> Check:
             rule=rule,
         )
     details = [
-        f"design: p {loss.design_p:.2g} at the look of {loss.decided_at} runs, bound "
-        f"{loss.design_p_bound:g}"
-        if loss.decided_at and loss.design_p is not None
+        f"design: p {loss.look_p:.2g} at the look of {loss.decided_at} runs, bound "
+        f"{loss.design_p_bound:g}; p of the whole procedure ≤ {loss.design_p:.2g}"
+        if loss.decided_at and loss.look_p is not None and loss.design_p is not None
         else f"design: no look has beaten its bound {loss.design_p_bound:g} yet"
     ]
     holds = loss.decided_at is not None and loss.rule_p < contest.alpha

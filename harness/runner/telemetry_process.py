@@ -7,7 +7,6 @@ the harness is killed, so none is left behind. Its own processor time stands in 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import select
 import subprocess
@@ -20,9 +19,9 @@ from typing import TextIO
 
 from harness import host
 from harness.gpu_processes import Ownership, listed_pids
-from harness.nvml import GpuSample, Nvml, open_nvml
+from harness.nvml import Nvml, open_nvml
 from harness.runner import processes
-from harness.telemetry import HEADER
+from harness.telemetry_file import HEADER, note_line, row_line
 
 NICE = 10
 START_S = 10.0  # without the persistence daemon the driver takes seconds to wake up
@@ -125,48 +124,27 @@ def _asked_to_stop(wait_s: float) -> bool:
 
 def _write_note(out: TextIO, name: str, nvml: Nvml, owner: Ownership) -> None:
     busy_s, steal_s, total_s = host.cpu_times_s()
-    note = {
-        "host": {
-            "load_1m": host.load_1m(),
-            "busy_s": busy_s,
-            "steal_s": steal_s,
-            "total_s": total_s,
-            "sampler_cpu_s": round(time.process_time(), 3),
-        },
-        "gpus": [nvml.counters(gpu) for gpu in nvml.gpus],
-        "foreign": len(owner.foreign(listed_pids(nvml))),
+    state = {
+        "load_1m": host.load_1m(),
+        "busy_s": busy_s,
+        "steal_s": steal_s,
+        "total_s": total_s,
+        "sampler_cpu_s": round(time.process_time(), 3),
     }
-    out.write(f"# {name} {json.dumps(note, separators=(',', ':'))}\n")
+    foreign = len(owner.foreign(listed_pids(nvml)))
+    out.write(note_line(name, state, [nvml.counters(gpu) for gpu in nvml.gpus], foreign))
 
 
 def _write_rows(out: TextIO, nvml: Nvml, owner: Ownership) -> None:
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    clock = f"{time.monotonic():.3f}"
-    surroundings = (host.load_1m(), host.cpu_mhz())
+    clock, load_1m, cpu_mhz = time.monotonic(), host.load_1m(), host.cpu_mhz()
     listed = {gpu.index: [p for p, _ in nvml.compute_processes(gpu)] for gpu in nvml.gpus}
     foreign = set(owner.foreign([pid for pids in listed.values() for pid in pids]))
     for gpu in nvml.gpus:
         here = sum(pid in foreign for pid in listed[gpu.index])
-        out.write(_line(now, clock, nvml.sample(gpu), here, surroundings))
+        out.write(row_line(now, clock, nvml.sample(gpu), here, load_1m, cpu_mhz))
     if not nvml.gpus:
-        out.write(_line(now, clock, None, 0, surroundings))
-
-
-def _line(
-    utc: str,
-    clock: str,
-    s: GpuSample | None,
-    foreign: int,
-    surroundings: tuple[float | None, float | None],
-) -> str:
-    if s is None:
-        state: tuple[object, ...] = (None,) * 8
-    else:
-        throttle = None if s.throttle is None else f"{s.throttle:#x}"
-        state = (s.gpu, s.sm_clock_mhz, s.mem_clock_mhz, s.temp_c, s.power_w)
-        state += (throttle, s.util_pct, s.memory_used_mib)
-    cells = (utc, clock, *state, foreign, *surroundings)
-    return ",".join("" if cell is None else str(cell) for cell in cells) + "\n"
+        out.write(row_line(now, clock, None, 0, load_1m, cpu_mhz))
 
 
 def main(arguments: list[str]) -> int:

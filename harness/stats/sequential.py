@@ -227,6 +227,29 @@ def design_p(
     return max(rate, math.nextafter(alpha, 1.0))
 
 
+def bounded_design_p(
+    p_values: Sequence[float], looks: Sequence[int], p_bound: float, alpha: float = 0.01
+) -> float:
+    """Design-valid p without simulation: an upper bound of `design_p`, the same on every machine.
+
+    p_values   the t-test's p at each look reached so far
+    p_bound    the flat bound whose true level is at most alpha
+
+    The chance that any of K looks falls to p is at most K·p (Bonferroni), and at most alpha while
+    p meets the bound: min(alpha, K·p) there, max(alpha, K·p) beyond. NaN before the first look.
+    """
+    looks = _checked_looks(looks)
+    if not p_values:
+        return math.nan
+    smallest = min(1.0 if math.isnan(p) else p for p in p_values)
+    if len(looks) == 1:
+        return smallest
+    together = min(1.0, len(looks) * smallest)
+    if smallest <= p_bound:
+        return min(alpha, together)
+    return max(math.nextafter(alpha, 1.0), together)
+
+
 class Crossing(NamedTuple):
     """Where a design rejected: index of the look, runs at that look, p and the bound it met."""
 

@@ -181,7 +181,7 @@ def test_validation_covers_each_token_once(tmp_path):
             assert len(inputs) == 128
             assert ((inputs + 1) % 90 == targets).all()
             seen.append(inputs[0].item())
-    assert sorted(seen) == [s % 90 for s in (0, 128, 256, 384)] or len(seen) == 4
+    assert sorted(seen) == sorted(s % 90 for s in (0, 128, 256, 384))
     short = write_shard(tmp_path / "short.bin", range(512))
     with pytest.raises(small.Unfit, match="512 tokens, validation reads 513"):
         next(small.val_batches([short], TINY, CPU))

@@ -2,8 +2,8 @@
 
 Three places: plain torch on the CPU; Triton's interpreter (a child process, because
 TRITON_INTERPRET has to be set before Triton is imported) at small, ragged shapes; a GPU at the
-shapes of the run (`-m gpu`). Errors are ||out - ref|| / ||ref||, which NaN never passes; memory that
-a kernel allocates for its results is filled with NaN patterns before.
+shapes of the run (`-m gpu`). Errors are ||out - ref|| / ||ref||, which NaN never passes; memory
+that a kernel allocates for its results is filled with NaN patterns before.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def load_kernels() -> ModuleType:
     path = kernels_path()
     assert path is not None
     spec = importlib.util.spec_from_file_location("small_kernels_under_test", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses in the script look their module up
     spec.loader.exec_module(module)
@@ -224,7 +225,8 @@ def check_linear_relu2_fp8(K: ModuleType) -> None:
         with poisoned_memory():
             out = K.linear_relu2(*leaves, up8[0], x8, dequant, lean=lean)
             out.sum().backward()
-        assert out.shape == x.shape and error(out, ref @ down.double()) < 8e-3
+        assert out.shape == x.shape
+        assert error(out, ref @ down.double()) < 8e-3
         assert all(not t.grad.isnan().any() for t in leaves)
     scale = torch.tensor([float(ref.max()) / 300])  # well below 448: nothing saturates
     with poisoned_memory():
@@ -255,7 +257,8 @@ def check_fp8_down(K: ModuleType) -> None:
         out.backward(grad)
     ref = torch.relu(exact[0] @ exact[1].t()).square() @ exact[2]
     ref.backward(grad.double())
-    assert error(out, ref) < 0.08 and 0.97 < slope(out, ref) < 1.03
+    assert error(out, ref) < 0.08
+    assert 0.97 < slope(out, ref) < 1.03
     assert all(error(a.grad, b.grad) < 0.08 for a, b in zip(leaves, exact, strict=True))
     assert K.delayed_scale(amax[None], 1.8).item() == pytest.approx(float(amax.max()) * 1.8 / 448)
 
@@ -272,7 +275,8 @@ def check_cross_entropy(K: ModuleType) -> None:
                 losses, grad = K.softcapped_mtp_cross_entropy(*args, variant=variant)
             ref_losses, ref_grad = closed_form(*args)
             where = (vocab, variant)
-            assert grad.dtype == torch.float8_e5m2 and losses.dtype == torch.float32
+            assert grad.dtype == torch.float8_e5m2
+            assert losses.dtype == torch.float32
             assert error(losses, ref_losses) < 1e-5, where
             assert error(grad.float(), e5m2(ref_grad)) < 0.03, where
             assert error(grad.float()[:, :128], e5m2(ref_grad)[:, :128]) < 0.3, where
@@ -298,7 +302,7 @@ def check_cross_entropy_targets(K: ModuleType) -> None:
             logits, targets, weights, 1e-7, 1.0, variant=variant
         )
         assert float(grad.float().abs().max()) == 57344.0
-        assert not grad.float().isnan().any() and not grad.float().isinf().any()
+        assert grad.float().isfinite().all()
 
 
 def check_cross_entropy_extreme_logits(K: ModuleType) -> None:
@@ -321,7 +325,8 @@ def check_cross_entropy_bf16_gradient(K: ModuleType) -> None:
         losses, grad = K.softcapped_mtp_cross_entropy(*args, fp8_grad=False)
     ref_losses, ref_grad = closed_form(*args)
     assert grad.dtype == torch.bfloat16
-    assert error(losses, ref_losses) < 1e-5 and error(grad, ref_grad) < 4e-3
+    assert error(losses, ref_losses) < 1e-5
+    assert error(grad, ref_grad) < 4e-3
 
 
 def check_head(K: ModuleType) -> None:
@@ -461,7 +466,7 @@ def run_interpreter_checks() -> None:
     K = load_kernels()
     assert K.INTERPRET
     results = {}
-    for i, (name, check) in enumerate(CHECKS.items()):
+    for name, check in CHECKS.items():
         torch.manual_seed(int.from_bytes(os.urandom(4), "little"))
         seed = torch.initial_seed()
         try:
@@ -552,6 +557,25 @@ def test_head_and_mlp_on_a_cpu_train_like_plain_torch(K: ModuleType) -> None:
     assert all(error(a, b) < 1e-5 for a, b in zip(*grads, strict=True))
 
 
+def test_gradient_formula_is_the_derivative_of_the_losses(K: ModuleType) -> None:
+    x = torch.randn(6, 40, dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(40, (6,))
+    targets[2] = targets[1]
+    weights, prefix = (
+        torch.tensor([1.0, 0.5, 0.25]),
+        torch.tensor([3, -1, int(targets[2]), 0, 1, 2]),
+    )
+    losses = K.mtp_cross_entropy_reference(x, targets, weights, prefix, torch.tensor([0.25]))
+    (exact,) = torch.autograd.grad(losses.sum() * 0.5, x)
+    args = (x.detach(), targets, weights, 0.125, 0.5)
+    by_formula, grad = closed_form(*args, prefix, 0.25)
+    assert error(by_formula, losses) < 1e-12
+    assert error(grad * 0.125, exact) < 1e-12
+    ours = K.softcapped_mtp_cross_entropy_reference(*args, prefix, torch.tensor([0.25]))
+    assert error(ours[0], losses) < 1e-12
+    assert error(ours[1] * 0.125, exact) < 1e-12
+
+
 def test_prefix_term_is_off_at_minus_one(K: ModuleType) -> None:
     logits, targets, weights = torch.randn(5, 30), torch.randint(30, (5,)), torch.tensor([1.0])
     none = torch.full((5,), -1)
@@ -607,7 +631,7 @@ def test_gpu_symmetric_products(K: ModuleType, device: str, shape: tuple[int, ..
 
 
 @gpu
-@pytest.mark.parametrize("rows, cols", [(16384, V), (49152, V), (32768, D), (1000, 777)])
+@pytest.mark.parametrize(("rows", "cols"), [(16384, V), (49152, V), (32768, D), (1000, 777)])
 def test_gpu_transposes(K: ModuleType, device: str, rows: int, cols: int) -> None:
     src = torch.randint(0, 255, (rows, cols), device=device, dtype=torch.uint8)
     dst = poison(cols, rows, dtype=torch.uint8, device=device)
@@ -690,7 +714,7 @@ def test_gpu_down_quantiser(K: ModuleType, device: str) -> None:
 
 
 @gpu
-@pytest.mark.parametrize("tokens, n", [(16384, 3), (32768, 2), (49152, 1)])
+@pytest.mark.parametrize(("tokens", "n"), [(16384, 3), (32768, 2), (49152, 1)])
 def test_gpu_cross_entropy(K: ModuleType, device: str, tokens: int, n: int) -> None:
     needs(K, "fp8")
     logits = randn(tokens, V, scale=3.0, device=device)

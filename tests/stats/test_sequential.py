@@ -15,6 +15,7 @@ from harness.stats.loss import loss_test
 from harness.stats.sequential import (
     DEFAULT_LOOKS,
     FLAT_P_BOUNDS,
+    bounded_design_p,
     conditional_power,
     design_p,
     false_positive_rate,
@@ -240,3 +241,14 @@ def test_spending_bounds_hold_their_level_and_match_the_known_ones() -> None:
     moved = spending_p_bounds((5, 8), 20)
     rate, se = false_positive_rate((5, 8), moved, seed=13)
     assert rate == pytest.approx(spent_alpha(0.4), abs=5 * se)
+
+
+@pytest.mark.parametrize("looks", [(5, 10, 15, 20), (5, 10), (3, 6, 9)])
+def test_bounded_design_p_is_never_below_the_simulated_one(looks: tuple[int, ...]) -> None:
+    bound = flat_p_bound(looks)
+    for p in (1e-4, 1e-3, bound, bound * 1.01, 0.02, 0.2):
+        simulated = design_p([p], looks)
+        bounded = bounded_design_p([p], looks, bound)
+        assert bounded >= simulated * 0.97  # Monte Carlo error of the simulated one
+        assert (bounded <= 0.01) == (p <= bound)
+    assert math.isnan(bounded_design_p([], looks, bound))
