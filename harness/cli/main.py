@@ -40,13 +40,14 @@ def _main(
 
 def _register() -> None:
     from harness.cli.doctor import doctor
+    from harness.cli.history import history
     from harness.cli.plan import plan
     from harness.cli.report import report
     from harness.cli.schema import schema
     from harness.cli.submit import submit
     from harness.cli.verify import verify
 
-    for command in (submit, verify, plan, report, doctor, schema):
+    for command in (submit, verify, plan, report, doctor, history, schema):
         app.command(command.__name__)(command)
 
 
