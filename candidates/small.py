@@ -598,6 +598,13 @@ def dense_attention(
     return torch.cat(out).to(q.dtype)
 
 
+@functools.cache
+def compiled_flex_attention() -> Callable[..., Tensor]:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention)
+
+
 def flex_attention_varlen(
     q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, max_seqlen: int, scale: float, window: int
 ) -> Tensor:
@@ -630,6 +637,8 @@ def flex_attention_varlen(
     mask = BlockMask.from_kv_blocks(
         count[None, None], order[None, None], BLOCK_SIZE=block, mask_mod=visible
     )
+    if q.is_cuda and not torch.compiler.is_compiling():  # scoring; eager it would form T x T scores
+        flex_attention = compiled_flex_attention()
     out = flex_attention(
         q.transpose(0, 1)[None],
         k.transpose(0, 1)[None],

@@ -194,9 +194,9 @@ def table_cells(
 ) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """(column names, cells) of a table that fits `width` characters: notes and names are cut.
 
-    A column name that begins with `>` is aligned right. Columns without a value are left out.
+    A column name that begins with `>` is aligned right, with `~` may be cut. Columns without a value are left out.
     """
-    columns = (">#", ">time", ">change", "date", "kind", ">steps", "what changed", "by")
+    columns = (">#", ">time", ">change", "date", "kind", ">steps", "~what changed", "~by")
     cells = [
         (
             str(row.record),
@@ -213,7 +213,7 @@ def table_cells(
     kept = [i for i in range(len(columns)) if any(line[i] for line in cells)]
     names = tuple(columns[i] for i in kept)
     lines = [tuple(line[i] for i in kept) for line in cells]
-    fixed = [max(len(name), *(len(line[i]) for line in lines)) for i, name in enumerate(names)]
+    fixed = [max(len(name.lstrip(">~")), *(len(line[i]) for line in lines)) for i, name in enumerate(names)]
     room = width - sum(fixed[:-2]) - 3 * len(names) - 1  # blanks between columns
     by = min(fixed[-1], max(8, room // 3))
     note = max(12, room - by)

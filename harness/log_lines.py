@@ -95,9 +95,8 @@ def parse_result_line(line: str) -> Validation | TrainPoint | None:
     claim rests on the averaged weights, so `loss_text` is `val_ema_loss`; `other_losses` has all.
     In milliseconds (every other track) `val_loss` alone is the result.
     """
-    if "\x1b" in line:
-        line = ANSI_ESCAPE.sub("", line)
-    line = line.rstrip()
+    if line[-1:].isspace() or "\x1b" in line:
+        line = ANSI_ESCAPE.sub("", line).rstrip()
     if (validation := _match_validation_line(line)) is not None:
         step, total, loss, time, unit, average = validation.groups()
         return Validation(

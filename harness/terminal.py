@@ -79,18 +79,35 @@ class Terminal:
         *,
         out: bool = False,
     ) -> None:
-        """A table; columns whose name starts with `>` are aligned right."""
+        """A table; columns whose name starts with `>` are aligned right.
+
+        Columns that start with `~` give way: they are cut with an ellipsis, and all others keep
+        their width, so that a row stays one line.
+        """
         from rich import box
         from rich.console import Console
         from rich.table import Table
         from rich.text import Text
 
         table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left")
-        for name in columns:
-            right = name.startswith(">")
-            table.add_column(name.lstrip(">"), justify="right" if right else "left")
-        for row in rows:
-            table.add_row(*(Text(visible(cell)) for cell in row))
+        cells = [[visible(cell) for cell in row] for row in rows]
+        elastic = any(name.startswith("~") for name in columns)
+        for i, name in enumerate(columns):
+            heading = name.lstrip(">~")
+            gives_way = name.startswith("~")
+            table.add_column(
+                heading,
+                justify="right" if name.startswith(">") else "left",
+                no_wrap=elastic,
+                overflow="ellipsis" if gives_way else "fold",
+                min_width=(
+                    max([len(heading), *(len(row[i]) for row in cells)])
+                    if elastic and not gives_way
+                    else None
+                ),
+            )
+        for row in cells:
+            table.add_row(*(Text(cell) for cell in row))
         (Console() if out else self.console).print(table)
 
     def error(self, error: SpeedrunError) -> None:

@@ -38,7 +38,7 @@ def log_text(
         for i in range(gpus)
         for line in (
             f"|   {i}  {gpu}          On  |   00000000:{i:02X}:00.0 Off |                    0 |",
-            f"| N/A   30C    P0   120W /  700W |   1520MiB /  81559MiB |  {utilization:3}%  Default |",
+            f"| N/A   30C    P0   120W /  700W |  1520MiB / 81559MiB | {utilization:3}%  Default |",
         )
     ]
     results = []

@@ -16,7 +16,8 @@ from harness.verdict_schema import Verdict
 def render_markdown(verdict: Verdict, bundle: str | None = None) -> str:
     """README.md from a verdict: decision first, then evidence, in GitHub's Markdown.
 
-    `bundle` is the name of the bundle's folder, for the commands that name it. Links only to `plots/*.svg` beside it. All text that came from outside is escaped.
+    `bundle` is the name of the bundle's folder, for the commands that name it. Links only to
+    `plots/*.svg` beside it. All text that came from outside is escaped.
     """
     story = told.tell(verdict, bundle)
     figures = {plot.name: _figure(plot, verdict) for plot in plots.available(verdict)}
@@ -72,7 +73,7 @@ def _exhibition(reasons: Sequence[str]) -> str:
 
 def _trouble(trouble: told.Trouble) -> str:
     lines = [f"- **{inline(trouble.id)}**: {inline(trouble.text)}"]
-    lines += [f"  - {code(place)}" for place in trouble.places if place.strip()]
+    lines += [f"  - {inline(place)}" for place in trouble.places if place.strip()]
     lines += [f"  - **Fix:** {inline(trouble.remedy)}"] if trouble.remedy else []
     return "\n".join(lines)
 
@@ -106,7 +107,7 @@ def _checks(checks: Sequence[Check]) -> str:
         lines += [f"  - {inline(said)}"] if said else []
         if check.remedy and check.status != "pass":
             lines.append(f"  - **Fix:** {inline(check.remedy)}")
-        lines += [f"  - {code(detail)}" for detail in check.details if detail.strip()]
+        lines += [f"  - {inline(detail)}" for detail in check.details if detail.strip()]
         entries.append("\n".join(lines))
     return "\n".join(entries)
 

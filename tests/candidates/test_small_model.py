@@ -353,6 +353,7 @@ def test_dense_attention_in_blocks_equals_one_block() -> None:
     torch.testing.assert_close(out, expected)
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_flex_attention_equals_dense_attention() -> None:
     """FlexAttention, eager on the CPU: same block mask, same result, also for odd lengths."""
     torch.manual_seed(0)

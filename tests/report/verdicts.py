@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from harness.canonical import finite
@@ -464,3 +465,26 @@ def _design_p(looks: tuple[Look, ...], claim: str) -> float | None:
     settled = [look for look in looks if getattr(look, f"{claim}_holds")]
     look = settled[0] if settled else looks[-1] if looks else None
     return None if look is None else getattr(look, f"{claim}_p")
+
+
+GOLDEN = Path(__file__).parent / "golden" / "README.md"
+
+
+def golden() -> Verdict:
+    """Small and whole: three pairs, one of them with a lost run, not proven."""
+    rows = series(2, seed=5, points=2)
+    rows.append(run_row("candidate", 3, state="lost", note="no end in the ledger", points=0))
+    return judged(
+        rows,
+        decision="not_proven",
+        headline="not proven: significance",
+        checks=checks(loss="unproven", clock="warn", leak="skip"),
+        advice=Advice(text=("About 12 more runs, 2 minutes.",)),
+        exhibition=("1 process instead of 2",),
+    )
+
+
+if __name__ == "__main__":  # python -m tests.report.verdicts: write the golden file anew
+    from harness.report import render_markdown
+
+    GOLDEN.write_text(render_markdown(golden()), encoding="utf-8")

@@ -1,0 +1,293 @@
+"""README.md: every figure is there, the decision comes first, nothing passes after a failure."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import scipy.stats
+
+from harness.report import formats as fmt
+from harness.report import render_markdown, write_report
+from tests.report import verdicts
+from tests.report.verdicts import CASES, HOSTILE
+
+
+def section(text: str, heading: str) -> str:
+    """The part of a README under one `## heading`."""
+    found = re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
+    assert found, f"no section {heading}"
+    return found[1]
+
+
+def cells(row: str) -> list[str]:
+    return [cell.strip() for cell in row.strip().strip("|").split(" | ")]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_case_renders_the_same_bytes_twice(case: str) -> None:
+    first = render_markdown(CASES[case]())
+    assert first == render_markdown(CASES[case]())
+    assert first.startswith("# ")
+    assert first.endswith("\n")
+    assert "None" not in first
+    assert not re.search(
+        r"\b(nan|inf)\b", first.replace('float("nan")', "").replace('float("inf")', "")
+    )
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\u202a-\u202e\u2066-\u2069]", first)
+
+
+def test_golden() -> None:
+    """A difference is meant? `python -m tests.report.verdicts` writes the file anew."""
+    assert render_markdown(verdicts.golden()) == verdicts.GOLDEN.read_text(encoding="utf-8")
+
+
+def test_the_title_is_the_fields_own() -> None:
+    verdict = verdicts.accepted()
+    saved, ratio = verdict.timing.saved_ms, verdict.timing.ratio
+    mean = verdict.candidate.time_mean_ms
+    assert saved is not None
+    assert ratio is not None
+    assert mean is not None
+    title = render_markdown(verdict).splitlines()[0]
+    expected = f"{mean / 1000:.2f} s: muon-tiny (−{saved / 1000:.2f} s, −{100 * (1 - ratio):.1f} %)"
+    assert title == f"# New record {expected}"
+
+
+@pytest.mark.parametrize(
+    ("case", "title"),
+    [
+        ("not_proven", "# Not proven: muon-tiny (−0.016 s, −0.26 %)"),
+        ("rule_broken", "# Rule broken: muon-tiny (data)"),
+        ("runs_failed", "# Runs failed: muon-tiny"),
+        ("no_runs", "# Environment unfit: muon-tiny"),
+        ("on_steps", "# New record 350 steps: muon-tiny (−150 steps, −30.0 %)"),
+        ("exhibition", "# Exhibition 86.23 s: muon-tiny (−0.51 s, −0.59 %)"),
+    ],
+)
+def test_other_titles(case: str, title: str) -> None:
+    assert render_markdown(CASES[case]()).splitlines()[0] == title
+
+
+def test_the_result_table_holds_every_figure() -> None:
+    verdict = verdicts.accepted()
+    base, cand = verdict.baseline, verdict.candidate
+    rows = [r for r in section(render_markdown(verdict), "Result").splitlines() if r[:1] == "|"]
+    head, _, first, second = (cells(row) for row in rows)
+    assert head[:3] == ["arm", "runs", "steps"]
+    assert None not in (base.time_mean_ms, base.loss_mean, cand.time_mean_ms, cand.loss_mean)
+    assert first == [
+        "baseline",
+        "10",
+        "500",
+        f"{base.time_mean_ms / 1000:.4f}",  # type: ignore[operator]
+        f"{base.time_sd_ms / 1000:.4f}",  # type: ignore[operator]
+        "–",
+        "–",
+        f"{base.loss_mean:.5f}",
+        f"{base.loss_sd:.5f}",
+        "–",
+        fmt.p_value(base.loss_p),
+    ]
+    time = (cand.time_mean_ms - base.time_mean_ms) / 1000  # type: ignore[operator]
+    loss = cand.loss_mean - base.loss_mean  # type: ignore[operator]
+    assert second == [
+        "candidate",
+        "10",
+        "350",
+        f"{cand.time_mean_ms / 1000:.4f}",  # type: ignore[operator]
+        f"{cand.time_sd_ms / 1000:.4f}",  # type: ignore[operator]
+        f"−{-time:.4f}",
+        f"{verdict.timing.welch_p:.2e}",
+        f"{cand.loss_mean:.5f}",
+        f"{cand.loss_sd:.5f}",
+        f"−{-loss:.5f}",
+        fmt.p_value(cand.loss_p),
+    ]
+
+
+@pytest.mark.parametrize("case", ["accepted", "not_proven", "record", "unfinished", "rule_broken"])
+def test_the_pasted_python_prints_what_it_says(
+    case: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    verdict = CASES[case]()
+    code = re.search(r"```python\n(.*?)```", render_markdown(verdict), re.DOTALL)
+    assert code
+    names: dict[str, list[float]] = {}
+    exec(code[1], names)
+    printed = re.findall(r"pvalue=np\.float64\(([^)]+)\)", capsys.readouterr().out)
+    claimed = re.findall(r"^# p=(\S+)", code[1], re.MULTILINE)
+    assert len(printed) == len(claimed) == 2
+    for ours, scipys in zip(claimed, printed, strict=True):
+        assert float(ours) == pytest.approx(float(scipys), rel=6e-3)
+    assert tuple(names["candidate_losses"]) == verdict.candidate.losses_nats
+    assert names["baseline_times"] == pytest.approx([t / 1000 for t in verdict.baseline.train_ms])
+    std, mean = re.search(r"std=(\S+)  mean=(\S+)", code[1]).groups()  # type: ignore[union-attr]
+    assert float(mean) == pytest.approx(
+        scipy.mean(names["candidate_losses"])
+        if hasattr(scipy, "mean")
+        else sum(names["candidate_losses"]) / len(names["candidate_losses"]),
+        abs=5e-6,
+    )
+    assert float(std) == pytest.approx(verdict.candidate.loss_sd, abs=5e-6)
+
+
+def test_both_p_values_stand_with_what_they_mean() -> None:
+    verdict = verdicts.accepted()
+    loss = section(render_markdown(verdict), "Loss")
+    assert f"**Rule p: {fmt.p_value(verdict.loss.rule_p)}** — the track's own test" in loss
+    assert f"**Design p: {fmt.p_value(verdict.loss.design_p)}** — the same test at the look" in loss
+    assert "**Floor: 0.210 nats above the floor**" in loss
+    assert f"**99 % upper bound: {verdict.loss.upper_bound:.5f}**" in loss
+    assert f"**Buffer: +{verdict.loss.margin:.5f} nats**" in loss
+
+
+def test_a_mean_below_the_floor_is_named() -> None:
+    verdict = verdicts.accepted()
+    loss = verdict.loss.model_copy(update={"floor_nats": 3.3})
+    text = render_markdown(verdict.model_copy(update={"loss": loss}))
+    assert "nats BELOW the floor" in text
+    assert "Suspect a leak" in text
+
+
+def test_timing_holds_every_figure() -> None:
+    verdict = verdicts.record()
+    t, text = verdict.timing, section(render_markdown(verdict), "Timing")
+    assert f"**Paired ratio: {t.ratio:.4f}**" in text
+    assert f"98 % interval {t.low:.4f} to {t.high:.4f}" in text
+    assert f"**99 % upper bound: {t.upper_bound:.4f}**" in text
+    assert f"**Hodges-Lehmann: {t.hodges_lehmann:.4f}**" in text
+    assert f"{t.hodges_lehmann_low:.4f} to {t.hodges_lehmann_high:.4f}" in text
+    assert f"**Welch p: {t.welch_p:.2e}**" in text
+    assert f"**Saved: {t.saved_ms / 1000:.4f} s**" in text  # type: ignore[operator]
+    assert f"**Detectable: −{100 * (1 - t.detectable_ratio):.2f} %**" in text  # type: ignore[operator]
+    assert "**Official time: 73.182 s**" in text
+
+
+def test_every_look_stands_with_its_bounds() -> None:
+    verdict = verdicts.not_proven()
+    text = section(render_markdown(verdict), "Loss")
+    rows = [cells(row) for row in text.splitlines() if row.startswith("| ")][2:]
+    assert [row[0] for row in rows] == ["5", "10", "15", "20"]
+    assert [row[2] for row in rows] == [fmt.p_value(look.loss_p) for look in verdict.looks]
+    assert [row[3] for row in rows] == ["open"] * 4
+    assert "loss p (≤ 0.0031)" in text
+
+
+@pytest.mark.parametrize("case", ["unfinished", "runs_failed", "forty", "accepted"])
+def test_every_started_run_is_listed(case: str) -> None:
+    verdict = CASES[case]()
+    text = section(render_markdown(verdict), "Runs")
+    rows = [cells(row) for row in text.splitlines() if row.startswith("| ")][2:]
+    assert [row[0] for row in rows] == [run.run_id for run in verdict.runs]
+    for row, run in zip(rows, verdict.runs, strict=True):
+        assert row[3] == (run.state if run.state == "finished" else run.state.upper())
+        assert (run.note or "") in row[8]
+        assert ("never counts" in row[8]) == (not run.counts)
+
+
+def test_unfinished_runs_are_opened_and_judged_at_their_worst() -> None:
+    text = render_markdown(verdicts.unfinished())
+    assert "1 failed, 1 lost" in text
+    assert "<details open>" in text
+    assert "**Worst case p: " in text
+    assert "**Worst case bound: " in text
+    assert "<details open>" not in render_markdown(verdicts.accepted())
+
+
+def test_a_failing_check_is_shown_as_failing_before_anything_else() -> None:
+    text = render_markdown(verdicts.rule_broken())
+    top = text[: text.index("## Result")]
+    assert "**✗ Rule broken.**" in top
+    assert "**Broken:**" in top
+    assert "It does not hold that Training and validation tokens are the track's own." in top
+    assert "remedy of data" in top
+    rules = section(text, "Rules")
+    assert rules.strip().startswith("6 of 9 hold; 1 BROKEN; 1 warning; 1 not checked")
+    assert "- ✗ **data** BROKEN: " in rules
+    assert "- ! **clock** warning: " in rules
+    assert "- ✓ **loss** holds: " in rules
+
+
+@pytest.mark.parametrize("case", sorted(set(CASES) - {"accepted"}))
+def test_nothing_claims_success_that_did_not_succeed(case: str) -> None:
+    verdict = CASES[case]()
+    text = render_markdown(verdict)
+    if verdict.decision != "accepted":
+        assert "New record" not in text
+        assert "Accepted" not in text
+        assert not re.search(r"\bOK\b", text)
+    if verdict.exhibition:
+        assert "New record" not in text
+
+
+@pytest.mark.parametrize(
+    ("status", "shown"), [("fail", "✗ Rule broken"), ("unproven", "? Not proven")]
+)
+def test_a_verdict_better_than_its_checks_is_contradicted(status: str, shown: str) -> None:
+    verdict = verdicts.judged(
+        verdicts.series(),
+        checks=verdicts.checks(data=status),  # type: ignore[arg-type]
+        headline="All is well: accepted.",
+    )
+    assert verdict.decision == "accepted"
+    text = render_markdown(verdict)
+    assert f"**{shown}.**" in text
+    assert "> **Contradiction.** The verdict claims “accepted”" in text
+    assert "New record" not in text
+    assert "All is well" not in text
+
+
+def test_an_exhibition_says_so_on_top_with_its_reasons() -> None:
+    verdict = verdicts.exhibition()
+    top = render_markdown(verdict).split("\n\n")[1]
+    assert top.startswith("> **Exhibition, not a record attempt.**")
+    for reason in verdict.exhibition:
+        assert reason.replace("(", "(") in top
+    assert "--exhibition" in section(render_markdown(verdict), "Verify and reproduce")
+
+
+def test_not_proven_says_what_is_missing_and_what_it_costs() -> None:
+    top = render_markdown(verdicts.not_proven()).split("## Result")[0]
+    assert "It is not shown that The mean validation loss is at or below the target." in top
+    assert "About 34 more candidate runs" in top
+    assert "34 more" not in render_markdown(
+        verdicts.accepted().model_copy(update={"advice": verdicts.not_proven().advice})
+    )
+
+
+def test_commands_and_hashes() -> None:
+    verdict = verdicts.accepted()
+    text = section(render_markdown(verdict, "2026-11-20_muon-tiny-2"), "Verify and reproduce")
+    assert "speedrun verify results/2026-11-20_muon-tiny-2\n" in text
+    assert "speedrun submit results/2026-11-20_muon-tiny-2/source/candidate/tiny.py" in text
+    assert '--seed "$seed"' in text
+    for digest in (
+        verdict.plan_sha256,
+        verdict.ledger_sha256,
+        verdict.candidate.source_sha256,
+        verdict.baseline.source_sha256,
+    ):
+        assert f"`{digest}`" in text
+    assert "speedrun verify results/2026-11-20_muon-tiny\n" in render_markdown(verdict)
+
+
+def test_hostile_text_is_never_markup() -> None:
+    text = render_markdown(verdicts.hostile())
+    outside = re.sub(r"(`+)(?!`).*?(?<!`)\1(?!`)", "", re.sub(r"```.*?```\n", "", text, flags=re.S))
+    assert "<script" not in outside
+    assert "<img" not in outside
+    assert "](http" not in outside
+    assert "@octocat" not in outside
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    assert HOSTILE not in text
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_image_of_the_text_is_written_beside_it(case: str, tmp_path: Path) -> None:
+    written = write_report(CASES[case](), tmp_path)
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    images = re.findall(r"^!\[[^\]]+\]\((plots/[a-z_]+\.svg)\)$", text, re.MULTILINE)
+    assert {tmp_path / image for image in images} == {p for p in written if p.suffix == ".svg"}
