@@ -5,17 +5,17 @@ the probability of each token given all earlier ones is known exactly:
 
     document   BOS, topic, name 1, name 2, then phrases; after each phrase it ends with p = 1/8
     phrase     head, then the slots of the head's template (3 to 6 tokens)
-    head       first one uniform; then a function of the previous head and the topic's group
+    head       first one uniform; then a successor of the previous phrase's head
     slot  T    a word of the slot's class, ranked by the topic             (long-range)
           N    name 1 (3/4) or name 2 (1/4) of this document               (long-range copy)
           B    a successor of the previous token                           (bigram)
           S    a successor of the token before that                        (skip-bigram)
-          E    the phrase's first slot again                               (deterministic copy)
+          A    the word that agrees with the head                          (deterministic)
 
 Every choice draws a *rank* from one fixed integer distribution of its kind, and the context only
 decides which token that rank names (injectively). So the entropy of a choice does not depend on
-the context. Heads move by ``head' = sigma[group][head] + delta[rank] mod 32``, a bijection in head
-for each rank; the first head is uniform, hence all are, and every template is used equally often.
+the context. Heads move by ``head' = sigma[head] + delta[rank] mod 32``, a bijection in head for
+each rank; the first head is uniform, hence all are, and every template is used equally often.
 With K = 8 phrases a document on average (geometric), the renewal theorem gives, exactly,
 
     rate = (H_topic + H_name1 + H_name2 + ln 32 + (K - 1) H_head + K (H_end + H_slots))
@@ -55,16 +55,15 @@ NAME0 = TOPIC0 + N_TOPICS
 HEAD0 = NAME0 + N_NAMES
 WORD0 = HEAD0 + N_HEADS
 VOCAB_SIZE = WORD0 + N_CLASSES * CLASS_SIZE  # 256
-N_GROUPS = 3  # a topic's group decides how heads follow each other
 
 SEED = 20240520
 SCALE = 1 << 16  # every probability is an integer over SCALE
 END_ODDS = 8  # a document ends after a phrase with probability 1/END_ODDS
 PATTERNS = (
     *("TBN", "NTS", "TNB", "NBT"),
-    *("TBSN", "NTBS", "TSBE", "TNBS"),
-    *("NTBSE", "TBNTE", "TTBNS", "NBTSB"),
-    *("TBNTBS", "NTBNSE", "TSBNTB", "TBTBNE"),
+    *("TBSN", "NTBS", "TSBA", "TNBS"),
+    *("NTBSA", "TBNTA", "TTBNS", "NBTSB"),
+    *("TBNTBS", "NTBNSA", "TSBNTB", "TBTBNA"),
 )  # the slots of template h are PATTERNS[h % 16]
 
 
@@ -115,7 +114,7 @@ WEIGHTS: dict[str, tuple[int, ...]] = {
     "N": (SCALE * 3 // 4, SCALE // 4),
     "B": _geometric(6, 3),
     "S": _geometric(6, 3),
-    "E": (SCALE,),
+    "A": (SCALE,),
 }
 
 
@@ -125,12 +124,13 @@ def _successors(lag: int, token: int) -> list[int]:
 
 
 NAMES = np.array([_shuffled(N_NAMES, 1, topic) for topic in range(N_TOPICS)])
-SIGMA = np.array([_shuffled(N_HEADS, 2, group) for group in range(N_GROUPS)])
+SIGMA = np.array(_shuffled(N_HEADS, 2))
 DELTA = np.array(_shuffled(N_HEADS, 3))
 TOPICAL = np.array(
     [[_shuffled(CLASS_SIZE, 4, c, topic) for topic in range(N_TOPICS)] for c in range(N_CLASSES)]
 )
 SLOT_CLASS = np.array([_shuffled(N_CLASSES, 5, head)[:6] for head in range(N_HEADS)])
+AGREEMENT = WORD0 + np.array(_shuffled(N_CLASSES * CLASS_SIZE, 8)[:N_HEADS])
 SUCCESSOR = np.array(  # by lag, earlier token and rank: words of one class of 16
     [[_successors(lag, token) for token in range(VOCAB_SIZE)] for lag in (1, 2)]
 )
@@ -220,15 +220,15 @@ def generate(n_tokens: int, stream: int) -> Tokens:
                     tokens = WORD0 + CLASS_SIZE * cls + TOPICAL[cls, topic[documents], rank]
                 elif kind == "N":
                     tokens = names[documents, rank]
-                elif kind == "E":
-                    tokens = phrase[1]
+                elif kind == "A":
+                    tokens = AGREEMENT[heads]
                 else:
                     lag = 1 if kind == "B" else 2
                     tokens = SUCCESSOR[lag - 1, phrase[-lag], rank]
                 phrase.append(tokens)
                 emit(documents, tokens)
         rank, ends = _draw("head", stream, alive, length[alive])
-        head = (SIGMA[topic[alive] % N_GROUPS, head] + DELTA[rank]) % N_HEADS
+        head = (SIGMA[head] + DELTA[rank]) % N_HEADS
         alive, head = alive[~ends], head[~ends]
 
     start = np.cumsum(length) - length
@@ -262,13 +262,13 @@ def _grammar() -> Generator[tuple[Sequence[int], Sequence[float]], int, None]:
                     options = (WORD0 + CLASS_SIZE * cls + TOPICAL[cls, topic]).tolist()
                 elif kind == "N":
                     options = [name1, name2]
-                elif kind == "E":
-                    options = [phrase[1]]
+                elif kind == "A":
+                    options = [int(AGREEMENT[head])]
                 else:
                     lag = 1 if kind == "B" else 2
                     options = SUCCESSOR[lag - 1, phrase[-lag]].tolist()
                 phrase.append((yield options, p[kind]))
-            after = (SIGMA[topic % N_GROUPS, head] + DELTA[: len(p["head"])]) % N_HEADS
+            after = (SIGMA[head] + DELTA[: len(p["head"])]) % N_HEADS
             token = yield [BOS, *(HEAD0 + after).tolist()], p_after
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.report import formats as fmt
-from harness.verdict_schema import Verdict
+from harness.verdict_schema import LossResult, TimingResult, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +59,7 @@ def loss_facts(verdict: Verdict) -> tuple[Fact, ...]:
             f"reviewers recompute it; below {fmt.plain(alpha)} passes. It takes no account "
             f"of earlier looks.{test}",
         ),
-        Fact(
-            "Design p",
-            fmt.p_value(loss.design_p, loss.design_p_bound),
-            f"the same test {_look(loss.decided_at, verdict)}; at most "
-            f"{fmt.plain(loss.design_p_bound)} passes. The plan fixed this bound before run 1 so "
-            "that all looks together pass a candidate at the target with chance "
-            f"{fmt.plain(alpha)} at most.",
-        ),
+        *_design(loss, verdict, "the same test"),
         Fact(
             f"{fmt.level(alpha)} upper bound",
             fmt.nats(loss.upper_bound, bound=loss.target_loss_nats),
@@ -98,6 +91,28 @@ def loss_facts(verdict: Verdict) -> tuple[Fact, ...]:
             )
         )
     return tuple(facts)
+
+
+def _design(claim: LossResult | TimingResult, verdict: Verdict, test: str) -> tuple[Fact, ...]:
+    """The p of the look and the p of the whole procedure, which the decision stands on."""
+    alpha, shown = verdict.alpha, fmt.p_value(claim.design_p, verdict.alpha)
+    if claim.decided_at is None and claim.design_p is not None and claim.design_p <= alpha:
+        shown = f"> {fmt.plain(alpha)}"  # rounded onto alpha, but no look has beaten its bound
+    return (
+        Fact(
+            "Design p",
+            shown,
+            "p of the whole procedure with all its planned looks, an upper bound by Bonferroni; at "
+            f"most {fmt.plain(alpha)} passes. It is what the decision stands on.",
+        ),
+        Fact(
+            "Look p",
+            fmt.p_value(claim.look_p, claim.design_p_bound),
+            f"{test} {_look(claim.decided_at, verdict)}; at most {fmt.plain(claim.design_p_bound)} "
+            f"passes, a bound fixed before run 1 so that all looks together keep to "
+            f"{fmt.plain(alpha)}.",
+        ),
+    )
 
 
 def _look(decided_at: int | None, verdict: Verdict) -> str:
@@ -171,12 +186,7 @@ def _in_time(verdict: Verdict) -> tuple[Fact, ...]:
             fmt.p_value(t.p, alpha),
             f"t-test on the logarithms of the {fmt.many(t.pairs, 'ratio')}.",
         ),
-        Fact(
-            "Design p",
-            fmt.p_value(t.design_p, t.design_p_bound),
-            f"the paired test {_look(t.decided_at, verdict)}; at most "
-            f"{fmt.plain(t.design_p_bound)} passes, fixed before run 1.",
-        ),
+        *_design(t, verdict, "the paired test"),
         Fact(
             "Saved",
             f"{fmt.seconds(t.saved_ms)} s",

@@ -32,7 +32,7 @@ def test_polar_express_approaches_the_polar_factor(shape: tuple[int, int, int]) 
     U, _, Vh = torch.linalg.svd(X, full_matrices=False)
     core = U.mT @ Y @ Vh.mT
     values = core.diagonal(dim1=-2, dim2=-1)
-    assert 0.85 < values.min()
+    assert values.min() > 0.85
     assert values.max() < 1.15
     torch.testing.assert_close(core, torch.diag_embed(values), rtol=0, atol=2e-4)
 
@@ -108,9 +108,9 @@ def test_mantissa_tracking_equals_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     extra bits most of the small updates are lost."""
     torch.manual_seed(0)
     start = torch.randn(1, 16, 8).bfloat16()
-    # the orthogonalisation in fp32 for both, so that only the storage differs
+    # the orthogonalisation in bf16 for all, so that only the storage differs
     inner = small.polar_express
-    monkeypatch.setattr(small, "polar_express", lambda X: inner(X.float()))
+    monkeypatch.setattr(small, "polar_express", lambda X: inner(X.bfloat16()))
     tracked, low = start.clone(), torch.zeros(1, 16, 8, dtype=torch.int16)
     rounded, exact = start.clone(), start.float()
     runs = [(tracked, low), (rounded, None), (exact, None)]
@@ -119,9 +119,7 @@ def test_mantissa_tracking_equals_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     for step in range(200):
         g = torch.randn(1, 16, 8, generator=torch.Generator().manual_seed(step)).bfloat16()
         for (p, bits), (m, s) in zip(runs, states, strict=True):
-            # bf16 operands of the orthogonalisation would differ from fp32 ones: use the same
             small.normuon_update(p, bits, g, m, s, torch.ones(1), *rates, 0.9, True, True)
-            m.copy_(m.bfloat16().float())
     assert torch.equal(small.join_bits(tracked, low), exact)
     moved = (exact - start.float()).abs().mean()
     lost = (rounded.float() - exact).abs().mean()
@@ -347,7 +345,8 @@ for sparse in (False, True):
             p.grad = own if p.grad is None else p.grad + own
         optimizer.step(step)
     if rank == 0:
-        torch.save({{n: p.detach() for n, p in model.named_parameters()}}, f"{{sys.argv[1]}}/{{int(sparse)}}.pt")
+        final = {{n: p.detach() for n, p in model.named_parameters()}}
+        torch.save(final, f"{{sys.argv[1]}}/{{int(sparse)}}.pt")
 dist.destroy_process_group()
 """
 

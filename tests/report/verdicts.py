@@ -16,6 +16,7 @@ from harness.canonical import finite
 from harness.checks.check import Check, Status
 from harness.plan import ArmName, draw_pairs
 from harness.stats.loss import loss_test
+from harness.stats.sequential import bounded_design_p
 from harness.stats.timing import paired_ratio, welch
 from harness.verdict_schema import (
     Advice,
@@ -36,15 +37,15 @@ HOSTILE = (
     "\x1b[31mred\x1b[0m \u202egnihsif \"quoted\" 'single' & www.evil.example $x$ ~~no~~"
 )
 CLAIMS = {
-    "evidence": "Every started run is in the ledger, and every log is the one that was written.",
-    "source": "The files that ran are the files in source/, unchanged during the series.",
-    "data": "Training and validation tokens are the track's own.",
-    "flags": "No compile flag beyond those the track allows.",
-    "clock": "The training clock agrees with the arrival times of the lines.",
-    "hardware": "Both arms ran on the same node, of the track's official class.",
-    "loss": "The mean validation loss is at or below the target.",
-    "timing": "The candidate is faster than the baseline on this hardware.",
-    "leak": "The loss was scored again from the saved weights.",
+    "evidence": "every started run is in the ledger, and every log is the one that was written",
+    "source": "the files that ran are the files in source/, unchanged during the series",
+    "data": "training and validation tokens are the track's own",
+    "flags": "no compile flag beyond those the track allows",
+    "clock": "the training clock agrees with the arrival times of the lines",
+    "hardware": "both arms ran on the same node, of the track's official class",
+    "loss": "the mean validation loss is at or below the target",
+    "timing": "the candidate is faster than the baseline on this hardware",
+    "leak": "the loss was scored again from the saved weights",
 }
 
 
@@ -216,6 +217,7 @@ def judged(runs: Sequence[RunRow], **changes: Any) -> Verdict:
             rule_p=finite(test.p),
             upper_bound=finite(test.upper_bound),
             decided_at=decided,
+            look_p=_look_p(looks, "loss"),
             design_p=_design_p(looks, "loss"),
             design_p_bound=BOUND,
             worst_case_p=finite(test.p) if unfinished else None,
@@ -229,6 +231,7 @@ def judged(runs: Sequence[RunRow], **changes: Any) -> Verdict:
             upper_bound=finite(paired.upper_bound),
             p=finite(paired.p),
             decided_at=timed,
+            look_p=_look_p(looks, "timing"),
             design_p=_design_p(looks, "timing"),
             design_p_bound=BOUND,
             saved_ms=finite(-paired.delta_ms),
@@ -460,11 +463,17 @@ CASES: dict[str, Callable[[], Verdict]] = {
 }
 
 
-def _design_p(looks: tuple[Look, ...], claim: str) -> float | None:
+def _look_p(looks: tuple[Look, ...], claim: str) -> float | None:
     """p at the look that settled the claim, or at the last one."""
     settled = [look for look in looks if getattr(look, f"{claim}_holds")]
     look = settled[0] if settled else looks[-1] if looks else None
     return None if look is None else getattr(look, f"{claim}_p")
+
+
+def _design_p(looks: tuple[Look, ...], claim: str) -> float | None:
+    p = [getattr(look, f"{claim}_p") for look in looks]
+    values = [1.0 if value is None else value for value in p]
+    return finite(bounded_design_p(values, (5, 10, 15, 20), BOUND, ALPHA))
 
 
 GOLDEN = Path(__file__).parent / "golden" / "README.md"

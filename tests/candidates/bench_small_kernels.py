@@ -1,0 +1,432 @@
+"""Times the kernels of `candidates/small.py` on one GPU against references, baselines and floors.
+
+    python tests/candidates/bench_small_kernels.py            one H200: about two minutes
+    python tests/candidates/bench_small_kernels.py --only ce  one group: peak sym mlp move ce head
+    python tests/candidates/bench_small_kernels.py --dry      a CPU, in Triton's interpreter
+
+Every variant is first checked against fp32 (column `err`: ||out - ref|| / ||ref||), then timed
+(median; L2 flushed between runs, except the small symmetric products, which run from a graph in L2
+as they do in the optimizer). Floor: the larger of bytes at 4.3 TB/s and operations at 790 TFLOP/s
+in bf16, 1500 in FP8 (H200; each input read once, each output written once). A variant that fails is
+printed and passed over; after --budget seconds the remaining ones are skipped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+BYTES_PER_S, BF16_FLOPS, FP8_FLOPS = 4.3e12, 790e12, 1500e12
+GROUPS = ("peak", "sym", "mlp", "move", "ce", "head")
+
+
+def load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("small_kernels_under_bench", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+class Bench:
+    def __init__(self, args: argparse.Namespace) -> None:
+        import torch
+
+        self.torch, self.dry, self.budget = torch, args.dry, args.budget
+        self.device = "cpu" if args.dry else "cuda"
+        self.start = time.perf_counter()
+        self.rows: list[str] = []
+        if not args.dry:
+            import triton.testing
+
+            self.testing = triton.testing
+
+    def randn(self, *shape: int, scale: float = 1.0) -> Any:
+        x = self.torch.randn(*shape, device=self.device, dtype=self.torch.bfloat16)
+        return x.mul_(scale)
+
+    def empty(self, *shape: int, dtype: Any = None) -> Any:
+        """Memory full of NaN patterns: an element that a kernel leaves out shows in the error."""
+        x = self.torch.empty(*shape, dtype=dtype or self.torch.bfloat16, device=self.device)
+        x.untyped_storage().fill_(0xFF)
+        return x
+
+    def error(self, out: Any, ref: Any) -> float:
+        out, ref = out.detach().float(), ref.detach().float()
+        return float((out - ref).norm() / ref.norm())
+
+    def milliseconds(self, f: Callable[[], Any], graph: bool, rep_ms: int) -> float:
+        if self.dry:
+            begin = time.perf_counter()
+            f()
+            return (time.perf_counter() - begin) * 1e3
+        if graph:
+            return float(self.testing.do_bench_cudagraph(f, rep=20, return_mode="median"))
+        return float(self.testing.do_bench(f, warmup=10, rep=rep_ms, return_mode="median"))
+
+    def measure(
+        self, name: str, f: Callable[[], Any], check: Callable[[Any], float] | None = None,
+        *, bar: float = 0.0, gbytes: float = 0.0, gflop: float = 0.0, fp8: bool = False,
+        graph: bool = False, rep_ms: int = 60,
+    ) -> None:  # fmt: skip
+        """Check, time and print one variant. check: error of what f returns, at most bar."""
+        elapsed = time.perf_counter() - self.start
+        if elapsed > self.budget:
+            self.rows.append(f"{name:46s} skipped: budget of {self.budget:.0f} s is spent")
+            return
+        try:
+            first = time.perf_counter()
+            out = f()
+            if not self.dry:
+                self.torch.cuda.synchronize()
+            first = time.perf_counter() - first
+            wrong, text = False, "     "
+            if check is not None:
+                e = check(out)
+                wrong, text = not e <= bar, f"{e:.0e}"
+            del out
+            ms = self.milliseconds(f, graph, rep_ms)
+            compute = gflop * 1e9 / (FP8_FLOPS if fp8 else BF16_FLOPS)
+            floor = max(gbytes * 1e9 / BYTES_PER_S, compute) * 1e3
+            share = f"{floor:7.3f} {100 * floor / ms:4.0f}%" if floor else " " * 13
+            row = f"{name:46s} {ms:8.3f} {share}  {text}  {first:5.1f}"
+            row += "  WRONG" if wrong else ""
+        except Exception as problem:
+            row = f"{name:46s} FAILED {type(problem).__name__}: {str(problem)[:160]!r}"
+        self.rows.append(row)
+        print(row, flush=True)
+        if not self.dry:
+            self.torch.cuda.empty_cache()
+
+
+HEADER = f"{'':46s} {'ms':>8s} {'floor':>7s} {'':5s}  {'err':5s}  {'first s':>6s}"
+
+
+def peaks(b: Bench) -> None:
+    torch = b.torch
+    n = 64 if b.dry else 8192
+    x, y = b.randn(n, n), b.randn(n, n)
+    b.measure(f"torch.matmul bf16 {n}^3", lambda: x @ y, gflop=2 * n**3 / 1e9)
+    src = b.randn(n, n * 16)
+    dst = torch.empty_like(src)
+    b.measure("copy", lambda: dst.copy_(src), gbytes=src.numel() * 4 / 1e9)
+
+
+def symmetric(b: Bench, K: ModuleType) -> None:
+    shapes = {"qk": (8, 256, 768), "vo": (3, 768, 768), "mlp": (3, 3072, 768)}
+    if b.dry:
+        shapes = {"qk": (2, 32, 48), "mlp": (1, 48, 32)}
+    for label, (n, m, k) in shapes.items():
+        a = b.randn(n, m, k)
+        tall, side = m > k, min(m, k)
+        a = a if tall else a.contiguous()
+        ref = (a.float().mT @ a.float()) if tall else (a.float() @ a.float().mT)
+        gflop = n * side * (side + 1) * max(m, k) / 1e9  # half of the full product
+        name = "XTX" if tall else "XXT"
+        f = K.XTX if tall else K.XXT
+        left, right = (a.mT, a) if tall else (a, a.mT)
+        full = torch_like = b.empty(n, side, side)
+        b.measure(
+            f"{name} {label} torch.bmm", lambda o=full, x=left, y=right: b.torch.bmm(x, y, out=o),
+            lambda o, r=ref: b.error(o, r), bar=6e-3, gflop=gflop, graph=True,
+        )  # fmt: skip
+        for tiles in K.SYMMETRIC_TILES:
+            b.measure(
+                f"{name} {label} {tiles}", lambda o=torch_like, t=tiles, g=f, x=a: g(x, o, t),
+                lambda o, r=ref: b.error(o, r), bar=6e-3, gflop=gflop, graph=True,
+            )  # fmt: skip
+        gram = (ref / ref.diagonal(dim1=1, dim2=2).mean()).to(a.dtype)
+        ref2 = 0.5 * gram.float() - 2.0 * gram.float() @ gram.float()
+        gflop = n * side * (side + 1) * side / 1e9
+        out = b.empty(n, side, side)
+        b.measure(
+            f"bA+cAA {label} torch.baddbmm",
+            lambda o=out, g=gram: b.torch.baddbmm(g, g, g, beta=0.5, alpha=-2.0, out=o),
+            lambda o, r=ref2: b.error(o, r), bar=6e-3, gflop=gflop, graph=True,
+        )  # fmt: skip
+        for tiles in K.SYMMETRIC_TILES:
+            b.measure(
+                f"bA+cAA {label} {tiles}",
+                lambda o=out, t=tiles, g=gram: K.ba_plus_cAA(g, -2.0, 0.5, o, t),
+                lambda o, r=ref2: b.error(o, r), bar=6e-3, gflop=gflop, graph=True,
+            )  # fmt: skip
+
+
+def mlp(b: Bench, K: ModuleType) -> None:
+    torch = b.torch
+    tokens, width, hidden = (64, 64, 128) if b.dry else (49152, 768, 3072)
+    x, g = b.randn(tokens, width), b.randn(tokens, width)
+    up, down = b.randn(hidden, width, scale=0.03), b.randn(hidden, width, scale=0.02)
+    gflop = 2 * tokens * width * hidden / 1e9
+    wide, narrow = tokens * hidden * 2 / 1e9, tokens * width * 2 / 1e9
+    up8, sw = K.quantize_up(up[None])
+    up8, x_scale = up8[0], float(x.abs().max()) / 448
+    x8 = K.quantize_e4m3(x, x_scale)
+    dequant = (sw * x_scale).clone()
+    ref = torch.relu(x.float() @ up.float().t()).square()
+    ref8 = torch.relu((x8.float() * x_scale) @ (up8.float() * sw).t()).square()
+    grad = 2 * (g.float() @ down.float().t()) * ref.sqrt()
+    pre, post = (x @ up.t()), ref.to(x.dtype)
+    b.measure("MLP up torch.matmul", lambda: x @ up.t(), gflop=gflop, gbytes=wide + narrow)
+    if not b.dry:
+        plain = torch.compile(lambda x, up: torch.relu(x @ up.t()).square(), dynamic=False)
+        b.measure("MLP up compiled relu(x U^T)^2", lambda: plain(x, up),
+                  lambda o: b.error(o, ref), bar=8e-3, gflop=gflop, gbytes=wide + narrow)  # fmt: skip
+
+    def kernel(a: Any, w: Any, mode: int, **options: Any) -> Callable[[], Any]:
+        out = b.empty(tokens, hidden)
+
+        def run() -> Any:
+            K.launch_linear_relu2(a, w, out, mode, **options)
+            return out
+
+        return run
+
+    for flatten in (True, False):
+        flat = "" if flatten else " not flattened"
+        b.measure(f"MLP up lean bf16{flat}", kernel(x, up, K.LEAN, flatten=flatten),
+                  lambda o: b.error(o, ref), bar=8e-3, gflop=gflop, gbytes=wide + narrow)  # fmt: skip
+        b.measure(f"MLP up lean fp8{flat}",
+                  kernel(x8, up8, K.LEAN, dequant=dequant, flatten=flatten),
+                  lambda o: b.error(o, ref8), bar=8e-3, gflop=gflop, fp8=True,
+                  gbytes=wide + narrow / 2)  # fmt: skip
+        b.measure(f"MLP d pre from post{flat}",
+                  kernel(g, down, K.GRAD_FROM_POST, aux=post, flatten=flatten),
+                  lambda o: b.error(o, grad), bar=1e-2, gflop=gflop,
+                  gbytes=2 * wide + narrow)  # fmt: skip
+    keep = b.empty(tokens, hidden)
+    b.measure("MLP up, pre kept, bf16", kernel(x, up, K.KEEP_PRE, aux=keep),
+              lambda o: max(b.error(o, ref), b.error(keep, pre)), bar=8e-3, gflop=gflop,
+              gbytes=2 * wide + narrow)  # fmt: skip
+    b.measure("MLP up, pre kept, fp8", kernel(x8, up8, K.KEEP_PRE, aux=keep, dequant=dequant),
+              lambda o: b.error(o, ref8), bar=8e-3, gflop=gflop, fp8=True,
+              gbytes=2 * wide + narrow / 2)  # fmt: skip
+    b.measure("MLP d pre from pre", kernel(g, down, K.GRAD_FROM_PRE, aux=pre),
+              lambda o: b.error(o, grad), bar=1e-2, gflop=gflop, gbytes=2 * wide + narrow)  # fmt: skip
+    scale = (ref8.max() / 300).reshape(1).clone()
+    b.measure("MLP up fp8, post also in e4m3",
+              lambda: K.relu2_up_fp8(x8, up8, dequant, scale),
+              lambda o: max(b.error(o[0], ref8), b.error(o[1].float() * scale, ref8) - 0.04),
+              bar=8e-3, gflop=gflop, fp8=True, gbytes=1.5 * wide + narrow / 2)  # fmt: skip
+    out = post @ down
+    b.measure("MLP down torch.matmul", lambda: post @ down, gflop=gflop, gbytes=wide + narrow)
+    down_scale = K.exact_scale(down[None])
+    down8_t = K.quantize_e4m3(down, down_scale).t().contiguous()
+    post8 = K.quantize_e4m3(post, scale)
+    b.measure("MLP down fp8",
+              lambda: K.fp8_mm(post8, down8_t.t(), scale, down_scale, True),
+              lambda o: b.error(o, out), bar=0.07, gflop=gflop, fp8=True,
+              gbytes=wide / 2 + narrow)  # fmt: skip
+    del ref, ref8, grad, keep, post8
+
+    def train(f: Callable[..., Any]) -> Callable[[], Any]:
+        leaves = [t.clone().requires_grad_() for t in (x, up, down)]
+        return lambda: torch.autograd.grad(f(*leaves), leaves, g)
+
+    b.measure("MLP fwd + bwd, fp8 up, lean",
+              train(lambda x, u, d: K.linear_relu2(x, u, d, up8, x8, dequant)))  # fmt: skip
+    b.measure("MLP fwd + bwd, bf16, lean", train(lambda x, u, d: K.linear_relu2(x, u, d)))
+    b.measure("MLP fwd + bwd, bf16, pre kept",
+              train(lambda x, u, d: K.linear_relu2(x, u, d, lean=False)))  # fmt: skip
+    b.measure("MLP fwd + bwd, fp8 up and down",
+              train(lambda x, u, d: K.linear_relu2_fp8_down(
+                  x, u, d, up8, x8, dequant, down8_t, down_scale, scale)[0]))  # fmt: skip
+
+
+def moves(b: Bench, K: ModuleType) -> None:
+    torch = b.torch
+    tokens, vocab, width = (64, 264, 32) if b.dry else (49152, 50304, 768)
+    src = torch.randint(0, 120, (tokens, vocab), dtype=torch.uint8, device=b.device)
+    src = src.view(torch.float8_e5m2)
+    dst = b.empty(vocab, tokens, dtype=torch.float8_e5m2)
+    gbytes = 2 * tokens * vocab / 1e9
+
+    def unequal(o: Any) -> float:
+        rows = slice(0, 4096)  # the comparison itself needs memory
+        same = torch.equal(dst[:, rows].view(torch.uint8), src[rows].t().view(torch.uint8))
+        ends = torch.equal(dst[:, -64:].view(torch.uint8), src[-64:].t().view(torch.uint8))
+        return 0.0 if same and ends else 1.0
+
+    b.measure("transpose G, torch", lambda: dst.copy_(src.t()), unequal, gbytes=gbytes)
+    blocks = [(128, 128, 8), (128, 128, 4), (64, 128, 4), (128, 256, 8), (256, 128, 8)]
+    for block in blocks if not b.dry else blocks[:1]:
+        dst.untyped_storage().fill_(0xFF)
+        b.measure(f"transpose G, words {block}",
+                  lambda t=block: K.transpose_copy(src, dst, t), unequal, gbytes=gbytes)  # fmt: skip
+    raw, raw_t = src.view(torch.uint8), dst.view(torch.uint8)
+
+    def bytewise(block: tuple[int, int, int]) -> Any:
+        K.transpose_kernel[(-(-tokens // block[0]), -(-vocab // block[1]))](
+            raw, raw_t, tokens, vocab, vocab, tokens,
+            BLOCK_R=block[0], BLOCK_C=block[1], ADD=False, num_warps=block[2],
+        )  # fmt: skip
+
+    dst.untyped_storage().fill_(0xFF)
+    b.measure("transpose G, bytes (64, 128, 8)", lambda: bytewise((64, 128, 8)), unequal,
+              gbytes=gbytes)  # fmt: skip
+    del src, dst, raw, raw_t
+    head, embed = b.randn(width, vocab), b.empty(vocab, width)
+    gbytes = width * vocab * 4 / 1e9
+    b.measure("tie: embed = head^T, torch", lambda: embed.copy_(head.t()), gbytes=gbytes)
+    for block in ((64, 128, 8), (64, 64, 4)):
+        b.measure(f"tie: embed = head^T {block}",
+                  lambda t=block: K.transpose_copy(head, embed, t),
+                  lambda o: b.error(embed, head.t()), gbytes=gbytes)  # fmt: skip
+    b.measure("tie: head += embed^T, torch", lambda: head.add_(embed.t()), gbytes=gbytes * 1.5)
+    for block in ((32, 32, 4), (64, 64, 8)):
+        b.measure(f"tie: head += embed^T {block}",
+                  lambda t=block: K.transpose_add(embed, head, t), gbytes=gbytes * 1.5)  # fmt: skip
+    b.measure("quantise head, both layouts", lambda: K.quantize_both_layouts(head, 1.6 / 448),
+              lambda o: b.error(o[0].float() * 1.6 / 448, head) - 0.02, bar=0.06,
+              gbytes=gbytes)  # fmt: skip
+    layers, hidden = (2, 128) if b.dry else (12, 3072)
+    down = b.randn(layers, hidden, width, scale=0.02)
+    down8 = b.empty(layers, width, hidden, dtype=torch.float8_e4m3fn)
+    scale, used = K.exact_scale(down), K.exact_scale(down)
+    tiles = -(-hidden // 64) * -(-width // 64)
+    amax = b.empty(layers, tiles, dtype=torch.float32)
+    b.measure("quantise 12 down matrices (delayed)",
+              lambda: K.quantize_down(down, scale, 1.12, down8, used, amax),
+              gbytes=down.numel() * 3 / 1e9)  # fmt: skip
+    b.measure("quantise 12 up matrices (torch, exact)", lambda: K.quantize_up(down),
+              gbytes=down.numel() * 3 / 1e9)  # fmt: skip
+
+
+def cross_entropy(b: Bench, K: ModuleType) -> None:
+    torch = b.torch
+    vocab = 2 * 1024 + 200 if b.dry else 50304
+    shapes = ((8, 2),) if b.dry else ((49152, 1), (16384, 3))
+    for tokens, n in shapes:
+        logits = b.randn(tokens, vocab, scale=3.0)
+        targets = torch.randint(vocab, (tokens,), device=b.device)
+        weights = torch.tensor([1.0, 0.5, 0.25], device=b.device)[:n]
+        gbytes = 3 * tokens * vocab / 1e9
+        part = min(tokens, 2048)
+        # Rows of the last part: their missing targets (beyond T) are the reference's too.
+        args = (logits[-part:], targets[-part:], weights, 0.75 / 448, 1.0)
+        ref_losses, ref_grad = K.softcapped_mtp_cross_entropy_reference(*args)
+
+        def wrong(o: Any, refs: Any = (ref_losses, ref_grad), part: int = part) -> float:
+            losses, grad = o[0][-part:], o[1][-part:].float()
+            # e5m2 alone gives about 0.06 of the gradient's norm.
+            return max(b.error(losses, refs[0]), b.error(grad, refs[1]) - 0.08)
+
+        for variant in K.CROSS_ENTROPY_VARIANTS:
+            b.measure(
+                f"CE T={tokens} n={n} {variant}",
+                lambda v=variant, x=logits, y=targets, w=weights: K.softcapped_mtp_cross_entropy(
+                    x, y, w, 0.75 / 448, 1.0, variant=v
+                ),
+                wrong, bar=2e-3, gbytes=gbytes,
+            )  # fmt: skip
+        if not b.dry and n == 1:
+
+            def plain(x: Any, y: Any) -> Any:
+                z = 23.0 * torch.sigmoid((x + 5.0) / 7.5)
+                return torch.nn.functional.cross_entropy(z.float(), y, reduction="none")
+
+            compiled = torch.compile(plain, dynamic=False)
+            b.measure(f"CE T={tokens} compiled F.cross_entropy, forward",
+                      lambda x=logits, y=targets: compiled(x, y), gbytes=gbytes * 2 / 3)  # fmt: skip
+            leaf = logits.requires_grad_()
+            b.measure(f"CE T={tokens} compiled, forward + backward",
+                      lambda x=leaf, y=targets: torch.autograd.grad(compiled(x, y).sum(), x),
+                      gbytes=gbytes * 4 / 3)  # fmt: skip
+            del leaf
+        del logits, ref_losses, ref_grad, args
+
+
+def head(b: Bench, K: ModuleType) -> None:
+    torch = b.torch
+    tokens, vocab, width = (16, 520, 32) if b.dry else (49152, 50304, 768)
+    x, w = b.randn(tokens, width), b.randn(width, vocab, scale=0.05)
+    x_s, w_s, grad_s = 100 / 448, 1.6 / 448, 0.75 / 448
+    gflop = 2 * tokens * width * vocab / 1e9
+    big, small = tokens * vocab / 1e9, (tokens + vocab) * width / 1e9
+    x8 = K.quantize_e4m3(x, x_s)
+    w8, w8_t = K.quantize_both_layouts(w, w_s)
+    part = slice(0, min(tokens, 1024))
+    ref = x[part].float() @ w.float()
+    b.measure("head logits, fp8", lambda: K.fp8_mm_static(x8, w8_t.t(), x_s, w_s, True),
+              lambda o: b.error(o[part], ref), bar=0.06, gflop=gflop, fp8=True,
+              gbytes=2 * big + small)  # fmt: skip
+    if not b.dry:
+        b.measure("head logits, torch.matmul bf16", lambda: x @ w,
+                  lambda o: b.error(o[part], ref), bar=5e-3, gflop=gflop,
+                  gbytes=2 * big + 2 * small)  # fmt: skip
+    g = b.randn(tokens, vocab).to(torch.float8_e5m2)
+    g_t, x8_t = K.transposed(g), K.transposed(x8)
+    dx = g[part].float() @ w.float().t() * grad_s
+    b.measure("head dx, fp8", lambda: K.fp8_mm_static(g, w8.t(), grad_s, w_s, False),
+              lambda o: b.error(o[part], dx), bar=0.06, gflop=gflop, fp8=True,
+              gbytes=big + small)  # fmt: skip
+    dw = x.float().t() @ g[:, part].float() * grad_s
+    b.measure("head dW, fp8", lambda: K.fp8_mm_static(x8_t, g_t.t(), x_s, grad_s, False),
+              lambda o: b.error(o[:, part], dw), bar=0.06, gflop=gflop, fp8=True,
+              gbytes=big + small)  # fmt: skip
+    del g, g_t, x8_t, dx, dw, ref
+    targets = torch.randint(vocab, (tokens,), device=b.device)
+    weights = torch.ones(1, device=b.device)
+    leaves = [t.clone().requires_grad_() for t in (x, w)]
+
+    def both(x: Any, w: Any) -> Any:
+        return K.fused_head_loss(x, w, targets, weights, x_s, w_s, grad_s, 1.0)
+
+    b.measure("head + loss, fwd + bwd, eager",
+              lambda: torch.autograd.grad(both(*leaves).sum(), leaves))  # fmt: skip
+    if not b.dry:
+        compiled = torch.compile(both, dynamic=False, fullgraph=True)
+        b.measure("head + loss, fwd + bwd, compiled",
+                  lambda: torch.autograd.grad(compiled(*leaves).sum(), leaves))  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dry", action="store_true", help="tiny shapes in Triton's interpreter")
+    parser.add_argument("--only", nargs="*", choices=GROUPS, default=GROUPS)
+    parser.add_argument("--budget", type=float, default=140.0, help="seconds (default 140)")
+    parser.add_argument("--kernels", type=Path, help="file with the kernels")
+    args = parser.parse_args()
+    if args.dry:
+        os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
+        sys.path.insert(0, str(Path(__file__).parent))
+        import test_small_kernels
+
+        test_small_kernels.repair_interpreter()
+    import torch
+
+    if not args.dry and not torch.cuda.is_available():
+        sys.exit("no CUDA device: use --dry to go through every variant on a CPU")
+    script = Path(__file__).parents[2] / "candidates" / "small.py"
+    K = load(args.kernels or Path(os.environ.get("SPEEDRUN_KERNELS", script)))
+    torch.manual_seed(int(time.time()))
+    b = Bench(args)
+    where = "interpreter" if args.dry else torch.cuda.get_device_name()
+    print(f"{where}, torch {torch.__version__}\n{HEADER}", flush=True)
+    groups = {
+        "peak": lambda: peaks(b), "ce": lambda: cross_entropy(b, K), "head": lambda: head(b, K),
+        "mlp": lambda: mlp(b, K), "move": lambda: moves(b, K), "sym": lambda: symmetric(b, K),
+    }  # fmt: skip
+    for name, group in groups.items():
+        if name in args.only:
+            try:
+                group()
+            except Exception as problem:
+                print(f"{name}: FAILED {type(problem).__name__}: {str(problem)[:300]}", flush=True)
+            if not args.dry:
+                torch.cuda.empty_cache()
+    bad = [r for r in b.rows if "FAILED" in r or "WRONG" in r or "skipped" in r]
+    print(f"{time.perf_counter() - b.start:.0f} s, {len(b.rows)} rows, {len(bad)} bad")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,273 @@
+"""candidates/small.py from start to finish on the CPU: log, checkpoint, scorer, arguments."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.candidates.tiny_small import (
+    ROOT,
+    SCRIPT,
+    load_script,
+    random_documents,
+    tiny_config,
+    write_data,
+)
+
+small = load_script()
+
+LAUNCH = """
+import sys
+sys.path.insert(0, {root!r})
+from tests.candidates.tiny_small import load_script, tiny_config
+small = load_script()
+try:
+    small.train(tiny_config(), seed=1)
+except small.SetupError as error:
+    sys.exit(f"error: {{error}}")
+"""
+
+
+def launch(folder: Path, ranks: int, **env: str) -> subprocess.CompletedProcess[str]:
+    script = folder / "launch.py"
+    script.write_text(LAUNCH.format(root=str(ROOT)))
+    command = [sys.executable, str(script)]
+    if ranks > 1:
+        command[1:1] = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=200,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "DATA_PATH": str(folder), **env},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A run of 15 steps on two ranks: its folder and its stdout."""
+    folder = write_data(tmp_path_factory.mktemp("run"))
+    done = launch(folder, 2, SPEEDRUN_CHECKPOINT=str(folder / "final.ckpt"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder, done.stdout
+
+
+VAL = re.compile(r"step:(\d+)/15 val_loss:(\d+\.\d{6}) train_time:(\d+)ms step_avg:(\d+\.\d\d)ms")
+STEP = re.compile(r"step:(\d+)/15 train_time:(\d+)ms step_avg:(\d+\.\d\d)ms")
+
+
+@pytest.mark.slow
+def test_lines(finished: tuple[Path, str]) -> None:
+    lines = finished[1].splitlines()
+    of_steps = [line for line in lines if line.startswith("step:")]
+    validations = [m for line in of_steps if (m := VAL.fullmatch(line))]
+    steps = [m for line in of_steps if (m := STEP.fullmatch(line))]
+    assert [int(m[1]) for m in validations] == [0, 4, 8, 12, 15]
+    assert [int(m[1]) for m in steps] == list(range(1, 16))
+    assert len(of_steps) == 20
+    assert validations[0][3] == "0"
+    assert float(validations[0][2]) == pytest.approx(np.log(96), abs=0.02)
+    times = [int(m[3]) for m in validations]
+    assert times == sorted(times)
+    assert float(validations[-1][4]) == pytest.approx(times[-1] / 15, abs=0.1)
+    assert any(line.startswith("startup: import") for line in lines)
+    assert "world size 2, gradient accumulation 4" in lines
+
+
+@pytest.mark.slow
+def test_log_file_begins_with_the_source(finished: tuple[Path, str]) -> None:
+    folder, stdout = finished
+    name = stdout.splitlines()[0]
+    assert re.fullmatch(r"logs/[0-9a-f-]{36}\.txt", name)
+    source, environment, rest = (folder / name).read_text().split("\n" + "=" * 100 + "\n")
+    assert source.rstrip("\n") == SCRIPT.read_text().rstrip("\n")
+    assert f"PyTorch {torch.__version__}" in environment
+    for line in stdout.splitlines():
+        if line.startswith("step:"):
+            assert line in rest
+    assert len(list((folder / "logs").iterdir())) == 1
+
+
+@pytest.mark.slow
+def test_scorer_agrees_with_the_run(finished: tuple[Path, str]) -> None:
+    """nll over the validation tokens is the last val_loss; logprobs agrees with nll, sums to one."""
+    folder, stdout = finished
+    scorer = small.load_scorer(folder / "final.ckpt", "cpu")
+    tokens = small.read_shard(folder / "data/fineweb10B/fineweb_val_000000.bin").numpy()[:2049]
+    nll = scorer.nll(tokens)
+    assert nll.shape == (2048,)
+    last = float(VAL.findall(stdout)[-1][1])
+    assert nll.mean().item() == pytest.approx(last, abs=2e-6)
+    positions = [0, 3, 255, 256, 300, 2047, 7]
+    rows = scorer.logprobs(tokens, positions)
+    assert rows.shape == (7, 96)
+    torch.testing.assert_close(rows.exp().sum(-1), torch.ones(7))
+    for row, p in zip(rows, positions, strict=True):
+        assert -row[int(tokens[p + 1])].item() == pytest.approx(nll[p].item(), abs=1e-4)
+
+
+@pytest.mark.slow
+def test_scorer_is_causal(finished: tuple[Path, str]) -> None:
+    scorer = small.load_scorer(str(finished[0] / "final.ckpt"), torch.device("cpu"))
+    tokens = random_documents(400, seed=5).astype(np.int64)
+    changed = tokens.copy()
+    changed[200] = changed[200] % 95 + 1
+    a, b = scorer.nll(torch.from_numpy(tokens)), scorer.nll(torch.from_numpy(changed))
+    assert torch.equal(a[:199], b[:199])
+    assert not torch.equal(a[199:], b[199:])
+    torch.testing.assert_close(
+        scorer.logprobs(tokens, [150, 199]), scorer.logprobs(changed, [150, 199])
+    )
+    assert scorer.nll(tokens[:1]).shape == (0,)
+    with pytest.raises(IndexError):
+        scorer.logprobs(tokens, [400])
+
+
+def test_checkpoint_without_safetensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other form: a weights-only file with the same tensors and facts."""
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    cfg = tiny_config()
+    trainer = small.Trainer(cfg, 0, 1, torch.device("cpu"), small.Log(1))
+    path = tmp_path / "deep" / "final.ckpt"
+    small.save_checkpoint(path, trainer, cfg.total_steps)
+    scorer = small.load_scorer(path, "cpu")
+    assert scorer.windows == (4, 20 * 4)
+    assert torch.equal(scorer.model.qk_bank, trainer.model.qk_bank)
+    assert scorer.model.cfg == cfg
+
+
+def test_importing_starts_nothing(tmp_path: Path) -> None:
+    """No output, no CUDA, no files."""
+    code = (
+        "import importlib.util, torch\n"
+        f"spec = importlib.util.spec_from_file_location('small', {str(SCRIPT)!r})\n"
+        "module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)\n"
+        "assert not torch.cuda.is_initialized()\n"
+        "assert callable(module.load_scorer)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], cwd=tmp_path, capture_output=True, text=True,
+        timeout=100,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_data_is_one_clear_line(tmp_path: Path) -> None:
+    done = launch(tmp_path, 1)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    assert "no training shards match" in done.stderr
+    assert "DATA_PATH" in done.stderr
+
+
+def test_world_size_must_divide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(small.SetupError, match="1, 2, 4 or 8"):
+        small.train(tiny_config())
+
+
+def test_arguments() -> None:
+    cfg, options = small.parse([])
+    assert cfg == small.Config()
+    assert options == {"last": None, "notes": [], "seed": None}
+    cfg, options = small.parse(["--ablate", "xsa,mudd", "--steps", "300", "--seed", "3"])
+    assert cfg == small.replace(small.Config(), xsa=False, mudd=False)
+    assert options["last"] == 300
+    assert options["seed"] == 3
+    assert options["notes"] == [
+        "ablation: xsa, mudd off; this is not the record program",
+        "stopping after 300 steps; this is not the record program",
+    ]
+    cfg, _ = small.parse(["--schedule", "300"])
+    assert (cfg.scheduled_steps, cfg.momentum_warmup, cfg.momentum_cooldown) == (300, 65, 11)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["--ablate", "nothing"], ["--ablate", "vocab_size"], ["--steps", "0"], ["--schedule", "2"]],
+)
+def test_bad_arguments(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        small.parse(argv)
+    assert stop.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+def test_every_named_technique_is_a_switch() -> None:
+    named = {
+        "mudd", "xsa", "bigram", "value_embeds", "paired_heads", "key_offset", "smear", "gates",
+        "mtp", "yarn", "normuon", "cautious_decay", "mantissa", "untie",
+    }  # fmt: skip
+    assert named <= set(small.switches(True))
+
+
+def test_warm_up_covers_every_graph_of_the_record() -> None:
+    schedule = small.Schedule(small.Config())
+    train, validate = small.warmup_plan(schedule, 1390)
+    assert train == [0, 1, 460, 920, 921, 1380, 1381]
+    assert validate == [0, 500, 1000, 1390]
+    assert {schedule.stage_index(s) for s in train} == {0, 1, 2, 3}
+    train, validate = small.warmup_plan(schedule, 300)
+    assert (train, validate) == ([0, 1], [0])
+
+
+def test_memory_estimate() -> None:
+    """About the 31 GB the record reports for 8 ranks, more with fewer; never below the weights."""
+    model = small.GPT(small.Config(), torch.device("meta"))
+    sizes = {n: p.numel() for n, p in model.named_parameters()}
+    eight, one = (small.memory_needed(small.Config(), sizes, w) for w in (8, 1))
+    assert 25e9 < eight < 36e9
+    assert eight + 3e9 < one < eight + 5e9
+
+
+@pytest.mark.parametrize("name", ["fwd", "bwd"])
+def test_fa3_arguments_follow_the_operator_schema(name: str, monkeypatch) -> None:
+    """A stand-in operator with the registered argument order gets each value in its place."""
+    library = torch.library.Library("flash_attn_3", "FRAGMENT")
+    common = (
+        "SymInt max_seqlen_q, SymInt max_seqlen_k, float? softmax_scale, bool is_causal, "
+        "SymInt window_size_left, SymInt window_size_right"
+    )
+    heads = {
+        "fwd": "Tensor q, Tensor k, Tensor v, Tensor? k_new, Tensor? cu_seqlens_q, "
+        "Tensor? cu_seqlens_k, Tensor? page_table, " + common + ", int num_splits=0",
+        "bwd": "Tensor dout, Tensor q, Tensor k, Tensor v, Tensor out, Tensor softmax_lse, "
+        "Tensor(a!)? dq, Tensor(b!)? dk, Tensor(c!)? dv, Tensor? cu_seqlens_q, "
+        "Tensor? cu_seqlens_k, " + common + ", bool deterministic",
+    }
+    seen: list = []
+
+    def record(*args):
+        seen.append(args)
+        return args[0].clone()
+
+    library.define(f"{name}({heads[name]}) -> Tensor")
+    library.impl(name, record, "CPU")
+    try:
+        small._fa3_bind(name)
+        t = torch.zeros(4, 2, 8)
+        cu = torch.tensor([0, 4], dtype=torch.int32)
+        given = dict(
+            q=t, k=t, v=t, dout=t, out=t, softmax_lse=t, dq=t, dk=t, dv=t, cu_seqlens_q=cu,
+            cu_seqlens_k=cu, max_seqlen_q=4, max_seqlen_k=5, softmax_scale=0.1,
+            window_size_left=7, window_size_right=0,
+        )  # fmt: skip
+        names = small._FA3[name][1]
+        small._fa3_call(name, **{k: v for k, v in given.items() if k in names})
+        got = dict(zip(names, seen[0], strict=False))
+        assert (got["max_seqlen_q"], got["max_seqlen_k"]) == (4, 5)
+        assert got["softmax_scale"] == pytest.approx(0.1)
+        assert got["is_causal"] is True
+        assert (got["window_size_left"], got["window_size_right"]) == (7, 0)
+        assert got["cu_seqlens_q"] is not None
+        if name == "fwd":
+            assert got["num_splits"] == 1
+            assert got["k_new"] is None
+        else:
+            assert got["deterministic"] is False
+    finally:
+        small._FA3.clear()
+        library._destroy()
