@@ -213,7 +213,10 @@ def table_cells(
     kept = [i for i in range(len(columns)) if any(line[i] for line in cells)]
     names = tuple(columns[i] for i in kept)
     lines = [tuple(line[i] for i in kept) for line in cells]
-    fixed = [max(len(name.lstrip(">~")), *(len(line[i]) for line in lines)) for i, name in enumerate(names)]
+    fixed = [
+        max(len(name.lstrip(">~")), *(len(line[i]) for line in lines))
+        for i, name in enumerate(names)
+    ]
     room = width - sum(fixed[:-2]) - 3 * len(names) - 1  # blanks between columns
     by = min(fixed[-1], max(8, room // 3))
     note = max(12, room - by)

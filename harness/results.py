@@ -58,9 +58,7 @@ def timing_result(plan: Plan, track: Track, samples: Samples, state: Progress) -
         "pairs": len(candidate_ms),
         "decided_at": state.timing_decided,
         "look_p": finite(shown[0].timing_p) if shown else None,
-        "design_p": _design_p(
-            plan, [look.timing_p for look in state.looks], plan.design.timing_p
-        ),
+        "design_p": _design_p(plan, [look.timing_p for look in state.looks], plan.design.timing_p),
         "design_p_bound": plan.design.timing_p,
         "pair_ratios": tuple(
             finite(c / b) or 0.0 for c, b in zip(candidate_ms, baseline_ms, strict=True)

@@ -89,7 +89,13 @@ class Terminal:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left")
+        table = Table(
+            title=title or None,
+            box=box.SIMPLE_HEAD,
+            title_justify="left",
+            padding=(0, 1, 0, 0),
+            pad_edge=False,
+        )
         cells = [[visible(cell) for cell in row] for row in rows]
         elastic = any(name.startswith("~") for name in columns)
         for i, name in enumerate(columns):

@@ -16,6 +16,10 @@ def verify(
         Path, typer.Argument(help="A bundle, or a folder of run logs as the field ships them.")
     ],
     target: Annotated[float, typer.Option(help="Target loss for a folder of logs, nats.")] = 3.28,
+    step: Annotated[
+        int | None,
+        typer.Option(help="Claimed step of a folder of logs; default: each log's last."),
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
     """Recompute a verdict from its evidence.
@@ -32,7 +36,7 @@ def verify(
         raise UsageError(f"no folder at {folder}", fix="give a bundle or a folder of logs")
     if is_bundle(folder):
         raise typer.Exit(_verify_bundle(folder, terminal, json_))
-    raise typer.Exit(_verify_logs(folder, target, terminal, json_))
+    raise typer.Exit(_verify_logs(folder, target, step, terminal, json_))
 
 
 def _verify_bundle(folder: Path, terminal: Terminal, as_json: bool) -> int:
@@ -61,11 +65,13 @@ def _verify_bundle(folder: Path, terminal: Terminal, as_json: bool) -> int:
     return result.exit_code
 
 
-def _verify_logs(folder: Path, target: float, terminal: Terminal, as_json: bool) -> int:
-    from harness.log_folder_report import folder_document, folder_exit_code, show_folder
+def _verify_logs(
+    folder: Path, target: float, step: int | None, terminal: Terminal, as_json: bool
+) -> int:
     from harness.record_folder import read_record_folder, summarise
+    from harness.record_report import folder_document, folder_exit_code, show_folder
 
-    summary = summarise(read_record_folder(folder), target)
+    summary = summarise(read_record_folder(folder, at_step=step), target)
     show_folder(summary, terminal)
     if as_json:
         terminal.json(folder_document(summary))

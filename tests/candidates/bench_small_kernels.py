@@ -136,14 +136,22 @@ def symmetric(b: Bench, K: ModuleType) -> None:
         left, right = (a.mT, a) if tall else (a, a.mT)
         full = torch_like = b.empty(n, side, side)
         b.measure(
-            f"{name} {label} torch.bmm", lambda o=full, x=left, y=right: b.torch.bmm(x, y, out=o),
-            lambda o, r=ref: b.error(o, r), bar=6e-3, gflop=gflop, graph=True,
-        )  # fmt: skip
+            f"{name} {label} torch.bmm",
+            lambda o=full, x=left, y=right: b.torch.bmm(x, y, out=o),
+            lambda o, r=ref: b.error(o, r),
+            bar=6e-3,
+            gflop=gflop,
+            graph=True,
+        )
         for tiles in K.SYMMETRIC_TILES:
             b.measure(
-                f"{name} {label} {tiles}", lambda o=torch_like, t=tiles, g=f, x=a: g(x, o, t),
-                lambda o, r=ref: b.error(o, r), bar=6e-3, gflop=gflop, graph=True,
-            )  # fmt: skip
+                f"{name} {label} {tiles}",
+                lambda o=torch_like, t=tiles, g=f, x=a: g(x, o, t),
+                lambda o, r=ref: b.error(o, r),
+                bar=6e-3,
+                gflop=gflop,
+                graph=True,
+            )
         gram = (ref / ref.diagonal(dim1=1, dim2=2).mean()).to(a.dtype)
         ref2 = 0.5 * gram.float() - 2.0 * gram.float() @ gram.float()
         gflop = n * side * (side + 1) * side / 1e9
@@ -151,14 +159,20 @@ def symmetric(b: Bench, K: ModuleType) -> None:
         b.measure(
             f"bA+cAA {label} torch.baddbmm",
             lambda o=out, g=gram: b.torch.baddbmm(g, g, g, beta=0.5, alpha=-2.0, out=o),
-            lambda o, r=ref2: b.error(o, r), bar=6e-3, gflop=gflop, graph=True,
-        )  # fmt: skip
+            lambda o, r=ref2: b.error(o, r),
+            bar=6e-3,
+            gflop=gflop,
+            graph=True,
+        )
         for tiles in K.SYMMETRIC_TILES:
             b.measure(
                 f"bA+cAA {label} {tiles}",
                 lambda o=out, t=tiles, g=gram: K.ba_plus_cAA(g, -2.0, 0.5, o, t),
-                lambda o, r=ref2: b.error(o, r), bar=6e-3, gflop=gflop, graph=True,
-            )  # fmt: skip
+                lambda o, r=ref2: b.error(o, r),
+                bar=6e-3,
+                gflop=gflop,
+                graph=True,
+            )
 
 
 def mlp(b: Bench, K: ModuleType) -> None:
@@ -179,8 +193,14 @@ def mlp(b: Bench, K: ModuleType) -> None:
     b.measure("MLP up torch.matmul", lambda: x @ up.t(), gflop=gflop, gbytes=wide + narrow)
     if not b.dry:
         plain = torch.compile(lambda x, up: torch.relu(x @ up.t()).square(), dynamic=False)
-        b.measure("MLP up compiled relu(x U^T)^2", lambda: plain(x, up),
-                  lambda o: b.error(o, ref), bar=8e-3, gflop=gflop, gbytes=wide + narrow)  # fmt: skip
+        b.measure(
+            "MLP up compiled relu(x U^T)^2",
+            lambda: plain(x, up),
+            lambda o: b.error(o, ref),
+            bar=8e-3,
+            gflop=gflop,
+            gbytes=wide + narrow,
+        )
 
     def kernel(a: Any, w: Any, mode: int, **options: Any) -> Callable[[], Any]:
         out = b.empty(tokens, hidden)
@@ -193,53 +213,102 @@ def mlp(b: Bench, K: ModuleType) -> None:
 
     for flatten in (True, False):
         flat = "" if flatten else " not flattened"
-        b.measure(f"MLP up lean bf16{flat}", kernel(x, up, K.LEAN, flatten=flatten),
-                  lambda o: b.error(o, ref), bar=8e-3, gflop=gflop, gbytes=wide + narrow)  # fmt: skip
-        b.measure(f"MLP up lean fp8{flat}",
-                  kernel(x8, up8, K.LEAN, dequant=dequant, flatten=flatten),
-                  lambda o: b.error(o, ref8), bar=8e-3, gflop=gflop, fp8=True,
-                  gbytes=wide + narrow / 2)  # fmt: skip
-        b.measure(f"MLP d pre from post{flat}",
-                  kernel(g, down, K.GRAD_FROM_POST, aux=post, flatten=flatten),
-                  lambda o: b.error(o, grad), bar=1e-2, gflop=gflop,
-                  gbytes=2 * wide + narrow)  # fmt: skip
+        b.measure(
+            f"MLP up lean bf16{flat}",
+            kernel(x, up, K.LEAN, flatten=flatten),
+            lambda o: b.error(o, ref),
+            bar=8e-3,
+            gflop=gflop,
+            gbytes=wide + narrow,
+        )
+        b.measure(
+            f"MLP up lean fp8{flat}",
+            kernel(x8, up8, K.LEAN, dequant=dequant, flatten=flatten),
+            lambda o: b.error(o, ref8),
+            bar=8e-3,
+            gflop=gflop,
+            fp8=True,
+            gbytes=wide + narrow / 2,
+        )
+        b.measure(
+            f"MLP d pre from post{flat}",
+            kernel(g, down, K.GRAD_FROM_POST, aux=post, flatten=flatten),
+            lambda o: b.error(o, grad),
+            bar=1e-2,
+            gflop=gflop,
+            gbytes=2 * wide + narrow,
+        )
     keep = b.empty(tokens, hidden)
-    b.measure("MLP up, pre kept, bf16", kernel(x, up, K.KEEP_PRE, aux=keep),
-              lambda o: max(b.error(o, ref), b.error(keep, pre)), bar=8e-3, gflop=gflop,
-              gbytes=2 * wide + narrow)  # fmt: skip
-    b.measure("MLP up, pre kept, fp8", kernel(x8, up8, K.KEEP_PRE, aux=keep, dequant=dequant),
-              lambda o: b.error(o, ref8), bar=8e-3, gflop=gflop, fp8=True,
-              gbytes=2 * wide + narrow / 2)  # fmt: skip
-    b.measure("MLP d pre from pre", kernel(g, down, K.GRAD_FROM_PRE, aux=pre),
-              lambda o: b.error(o, grad), bar=1e-2, gflop=gflop, gbytes=2 * wide + narrow)  # fmt: skip
+    b.measure(
+        "MLP up, pre kept, bf16",
+        kernel(x, up, K.KEEP_PRE, aux=keep),
+        lambda o: max(b.error(o, ref), b.error(keep, pre)),
+        bar=8e-3,
+        gflop=gflop,
+        gbytes=2 * wide + narrow,
+    )
+    b.measure(
+        "MLP up, pre kept, fp8",
+        kernel(x8, up8, K.KEEP_PRE, aux=keep, dequant=dequant),
+        lambda o: b.error(o, ref8),
+        bar=8e-3,
+        gflop=gflop,
+        fp8=True,
+        gbytes=2 * wide + narrow / 2,
+    )
+    b.measure(
+        "MLP d pre from pre",
+        kernel(g, down, K.GRAD_FROM_PRE, aux=pre),
+        lambda o: b.error(o, grad),
+        bar=1e-2,
+        gflop=gflop,
+        gbytes=2 * wide + narrow,
+    )
     scale = (ref8.max() / 300).reshape(1).clone()
-    b.measure("MLP up fp8, post also in e4m3",
-              lambda: K.relu2_up_fp8(x8, up8, dequant, scale),
-              lambda o: max(b.error(o[0], ref8), b.error(o[1].float() * scale, ref8) - 0.04),
-              bar=8e-3, gflop=gflop, fp8=True, gbytes=1.5 * wide + narrow / 2)  # fmt: skip
+    b.measure(
+        "MLP up fp8, post also in e4m3",
+        lambda: K.relu2_up_fp8(x8, up8, dequant, scale),
+        lambda o: max(b.error(o[0], ref8), b.error(o[1].float() * scale, ref8) - 0.04),
+        bar=8e-3,
+        gflop=gflop,
+        fp8=True,
+        gbytes=1.5 * wide + narrow / 2,
+    )
     out = post @ down
     b.measure("MLP down torch.matmul", lambda: post @ down, gflop=gflop, gbytes=wide + narrow)
     down_scale = K.exact_scale(down[None])
     down8_t = K.quantize_e4m3(down, down_scale).t().contiguous()
     post8 = K.quantize_e4m3(post, scale)
-    b.measure("MLP down fp8",
-              lambda: K.fp8_mm(post8, down8_t.t(), scale, down_scale, True),
-              lambda o: b.error(o, out), bar=0.07, gflop=gflop, fp8=True,
-              gbytes=wide / 2 + narrow)  # fmt: skip
-    del ref, ref8, grad, keep, post8
+    b.measure(
+        "MLP down fp8",
+        lambda: K.fp8_mm(post8, down8_t.t(), scale, down_scale, True),
+        lambda o: b.error(o, out),
+        bar=0.07,
+        gflop=gflop,
+        fp8=True,
+        gbytes=wide / 2 + narrow,
+    )
 
     def train(f: Callable[..., Any]) -> Callable[[], Any]:
         leaves = [t.clone().requires_grad_() for t in (x, up, down)]
         return lambda: torch.autograd.grad(f(*leaves), leaves, g)
 
-    b.measure("MLP fwd + bwd, fp8 up, lean",
-              train(lambda x, u, d: K.linear_relu2(x, u, d, up8, x8, dequant)))  # fmt: skip
+    b.measure(
+        "MLP fwd + bwd, fp8 up, lean",
+        train(lambda x, u, d: K.linear_relu2(x, u, d, up8, x8, dequant)),
+    )
     b.measure("MLP fwd + bwd, bf16, lean", train(lambda x, u, d: K.linear_relu2(x, u, d)))
-    b.measure("MLP fwd + bwd, bf16, pre kept",
-              train(lambda x, u, d: K.linear_relu2(x, u, d, lean=False)))  # fmt: skip
-    b.measure("MLP fwd + bwd, fp8 up and down",
-              train(lambda x, u, d: K.linear_relu2_fp8_down(
-                  x, u, d, up8, x8, dequant, down8_t, down_scale, scale)[0]))  # fmt: skip
+    b.measure(
+        "MLP fwd + bwd, bf16, pre kept", train(lambda x, u, d: K.linear_relu2(x, u, d, lean=False))
+    )
+    b.measure(
+        "MLP fwd + bwd, fp8 up and down",
+        train(
+            lambda x, u, d: K.linear_relu2_fp8_down(
+                x, u, d, up8, x8, dequant, down8_t, down_scale, scale
+            )[0]
+        ),
+    )
 
 
 def moves(b: Bench, K: ModuleType) -> None:
@@ -260,45 +329,76 @@ def moves(b: Bench, K: ModuleType) -> None:
     blocks = [(128, 128, 8), (128, 128, 4), (64, 128, 4), (128, 256, 8), (256, 128, 8)]
     for block in blocks if not b.dry else blocks[:1]:
         dst.untyped_storage().fill_(0xFF)
-        b.measure(f"transpose G, words {block}",
-                  lambda t=block: K.transpose_copy(src, dst, t), unequal, gbytes=gbytes)  # fmt: skip
+        b.measure(
+            f"transpose G, words {block}",
+            lambda t=block: K.transpose_copy(src, dst, t),
+            unequal,
+            gbytes=gbytes,
+        )
     raw, raw_t = src.view(torch.uint8), dst.view(torch.uint8)
 
     def bytewise(block: tuple[int, int, int]) -> Any:
         K.transpose_kernel[(-(-tokens // block[0]), -(-vocab // block[1]))](
-            raw, raw_t, tokens, vocab, vocab, tokens,
-            BLOCK_R=block[0], BLOCK_C=block[1], ADD=False, num_warps=block[2],
-        )  # fmt: skip
+            raw,
+            raw_t,
+            tokens,
+            vocab,
+            vocab,
+            tokens,
+            BLOCK_R=block[0],
+            BLOCK_C=block[1],
+            ADD=False,
+            num_warps=block[2],
+        )
 
     dst.untyped_storage().fill_(0xFF)
-    b.measure("transpose G, bytes (64, 128, 8)", lambda: bytewise((64, 128, 8)), unequal,
-              gbytes=gbytes)  # fmt: skip
-    del src, dst, raw, raw_t
-    head, embed = b.randn(width, vocab), b.empty(vocab, width)
+    b.measure(
+        "transpose G, bytes (64, 128, 8)", lambda: bytewise((64, 128, 8)), unequal, gbytes=gbytes
+    )
+    head, embed = b.randn(width, vocab, scale=0.3), b.empty(vocab, width)
     gbytes = width * vocab * 4 / 1e9
     b.measure("tie: embed = head^T, torch", lambda: embed.copy_(head.t()), gbytes=gbytes)
     for block in ((64, 128, 8), (64, 64, 4)):
-        b.measure(f"tie: embed = head^T {block}",
-                  lambda t=block: K.transpose_copy(head, embed, t),
-                  lambda o: b.error(embed, head.t()), gbytes=gbytes)  # fmt: skip
-    b.measure("tie: head += embed^T, torch", lambda: head.add_(embed.t()), gbytes=gbytes * 1.5)
+        b.measure(
+            f"tie: embed = head^T {block}",
+            lambda t=block: K.transpose_copy(head, embed, t),
+            lambda o: b.error(embed, head.t()),
+            gbytes=gbytes,
+        )
+    total = head.clone()
+    b.measure("tie: head += embed^T, torch", lambda: total.add_(embed.t()), gbytes=gbytes * 1.5)
     for block in ((32, 32, 4), (64, 64, 8)):
-        b.measure(f"tie: head += embed^T {block}",
-                  lambda t=block: K.transpose_add(embed, head, t), gbytes=gbytes * 1.5)  # fmt: skip
-    b.measure("quantise head, both layouts", lambda: K.quantize_both_layouts(head, 1.6 / 448),
-              lambda o: b.error(o[0].float() * 1.6 / 448, head) - 0.02, bar=0.06,
-              gbytes=gbytes)  # fmt: skip
+        total.copy_(head)  # the first call is checked: 2 head, embed being head^T
+        b.measure(
+            f"tie: head += embed^T {block}",
+            lambda t=block: K.transpose_add(embed, total, t),
+            lambda o: b.error(total, 2 * head),
+            bar=1e-6,
+            gbytes=gbytes * 1.5,
+        )
+    b.measure(
+        "quantise head, both layouts",
+        lambda: K.quantize_both_layouts(head, 1.6 / 448),
+        lambda o: b.error(o[0].float() * 1.6 / 448, head) - 0.02,
+        bar=0.06,
+        gbytes=gbytes,
+    )
     layers, hidden = (2, 128) if b.dry else (12, 3072)
     down = b.randn(layers, hidden, width, scale=0.02)
     down8 = b.empty(layers, width, hidden, dtype=torch.float8_e4m3fn)
     scale, used = K.exact_scale(down), K.exact_scale(down)
     tiles = -(-hidden // 64) * -(-width // 64)
     amax = b.empty(layers, tiles, dtype=torch.float32)
-    b.measure("quantise 12 down matrices (delayed)",
-              lambda: K.quantize_down(down, scale, 1.12, down8, used, amax),
-              gbytes=down.numel() * 3 / 1e9)  # fmt: skip
-    b.measure("quantise 12 up matrices (torch, exact)", lambda: K.quantize_up(down),
-              gbytes=down.numel() * 3 / 1e9)  # fmt: skip
+    b.measure(
+        "quantise 12 down matrices (delayed)",
+        lambda: K.quantize_down(down, scale, 1.12, down8, used, amax),
+        gbytes=down.numel() * 3 / 1e9,
+    )
+    b.measure(
+        "quantise 12 up matrices (torch, exact)",
+        lambda: K.quantize_up(down),
+        gbytes=down.numel() * 3 / 1e9,
+    )
 
 
 def cross_entropy(b: Bench, K: ModuleType) -> None:
@@ -326,8 +426,10 @@ def cross_entropy(b: Bench, K: ModuleType) -> None:
                 lambda v=variant, x=logits, y=targets, w=weights: K.softcapped_mtp_cross_entropy(
                     x, y, w, 0.75 / 448, 1.0, variant=v
                 ),
-                wrong, bar=2e-3, gbytes=gbytes,
-            )  # fmt: skip
+                wrong,
+                bar=2e-3,
+                gbytes=gbytes,
+            )
         if not b.dry and n == 1:
 
             def plain(x: Any, y: Any) -> Any:
@@ -335,14 +437,17 @@ def cross_entropy(b: Bench, K: ModuleType) -> None:
                 return torch.nn.functional.cross_entropy(z.float(), y, reduction="none")
 
             compiled = torch.compile(plain, dynamic=False)
-            b.measure(f"CE T={tokens} compiled F.cross_entropy, forward",
-                      lambda x=logits, y=targets: compiled(x, y), gbytes=gbytes * 2 / 3)  # fmt: skip
+            b.measure(
+                f"CE T={tokens} compiled F.cross_entropy, forward",
+                lambda f=compiled, x=logits, y=targets: f(x, y),
+                gbytes=gbytes * 2 / 3,
+            )
             leaf = logits.requires_grad_()
-            b.measure(f"CE T={tokens} compiled, forward + backward",
-                      lambda x=leaf, y=targets: torch.autograd.grad(compiled(x, y).sum(), x),
-                      gbytes=gbytes * 4 / 3)  # fmt: skip
-            del leaf
-        del logits, ref_losses, ref_grad, args
+            b.measure(
+                f"CE T={tokens} compiled, forward + backward",
+                lambda f=compiled, x=leaf, y=targets: torch.autograd.grad(f(x, y).sum(), x),
+                gbytes=gbytes * 4 / 3,
+            )
 
 
 def head(b: Bench, K: ModuleType) -> None:
@@ -356,24 +461,46 @@ def head(b: Bench, K: ModuleType) -> None:
     w8, w8_t = K.quantize_both_layouts(w, w_s)
     part = slice(0, min(tokens, 1024))
     ref = x[part].float() @ w.float()
-    b.measure("head logits, fp8", lambda: K.fp8_mm_static(x8, w8_t.t(), x_s, w_s, True),
-              lambda o: b.error(o[part], ref), bar=0.06, gflop=gflop, fp8=True,
-              gbytes=2 * big + small)  # fmt: skip
+    b.measure(
+        "head logits, fp8",
+        lambda: K.fp8_mm_static(x8, w8_t.t(), x_s, w_s, True),
+        lambda o: b.error(o[part], ref),
+        bar=0.06,
+        gflop=gflop,
+        fp8=True,
+        gbytes=2 * big + small,
+    )
     if not b.dry:
-        b.measure("head logits, torch.matmul bf16", lambda: x @ w,
-                  lambda o: b.error(o[part], ref), bar=5e-3, gflop=gflop,
-                  gbytes=2 * big + 2 * small)  # fmt: skip
+        b.measure(
+            "head logits, torch.matmul bf16",
+            lambda: x @ w,
+            lambda o: b.error(o[part], ref),
+            bar=5e-3,
+            gflop=gflop,
+            gbytes=2 * big + 2 * small,
+        )
     g = b.randn(tokens, vocab).to(torch.float8_e5m2)
     g_t, x8_t = K.transposed(g), K.transposed(x8)
     dx = g[part].float() @ w.float().t() * grad_s
-    b.measure("head dx, fp8", lambda: K.fp8_mm_static(g, w8.t(), grad_s, w_s, False),
-              lambda o: b.error(o[part], dx), bar=0.06, gflop=gflop, fp8=True,
-              gbytes=big + small)  # fmt: skip
+    b.measure(
+        "head dx, fp8",
+        lambda: K.fp8_mm_static(g, w8.t(), grad_s, w_s, False),
+        lambda o: b.error(o[part], dx),
+        bar=0.06,
+        gflop=gflop,
+        fp8=True,
+        gbytes=big + small,
+    )
     dw = x.float().t() @ g[:, part].float() * grad_s
-    b.measure("head dW, fp8", lambda: K.fp8_mm_static(x8_t, g_t.t(), x_s, grad_s, False),
-              lambda o: b.error(o[:, part], dw), bar=0.06, gflop=gflop, fp8=True,
-              gbytes=big + small)  # fmt: skip
-    del g, g_t, x8_t, dx, dw, ref
+    b.measure(
+        "head dW, fp8",
+        lambda: K.fp8_mm_static(x8_t, g_t.t(), x_s, grad_s, False),
+        lambda o: b.error(o[:, part], dw),
+        bar=0.06,
+        gflop=gflop,
+        fp8=True,
+        gbytes=big + small,
+    )
     targets = torch.randint(vocab, (tokens,), device=b.device)
     weights = torch.ones(1, device=b.device)
     leaves = [t.clone().requires_grad_() for t in (x, w)]
@@ -381,12 +508,15 @@ def head(b: Bench, K: ModuleType) -> None:
     def both(x: Any, w: Any) -> Any:
         return K.fused_head_loss(x, w, targets, weights, x_s, w_s, grad_s, 1.0)
 
-    b.measure("head + loss, fwd + bwd, eager",
-              lambda: torch.autograd.grad(both(*leaves).sum(), leaves))  # fmt: skip
+    b.measure(
+        "head + loss, fwd + bwd, eager", lambda: torch.autograd.grad(both(*leaves).sum(), leaves)
+    )
     if not b.dry:
         compiled = torch.compile(both, dynamic=False, fullgraph=True)
-        b.measure("head + loss, fwd + bwd, compiled",
-                  lambda: torch.autograd.grad(compiled(*leaves).sum(), leaves))  # fmt: skip
+        b.measure(
+            "head + loss, fwd + bwd, compiled",
+            lambda: torch.autograd.grad(compiled(*leaves).sum(), leaves),
+        )
 
 
 def main() -> None:
