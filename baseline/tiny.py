@@ -42,10 +42,10 @@ class Config:
     # Model
     vocab_size: int = 256
     layers: int = 2
-    dim: int = 96
-    heads: int = 3
+    dim: int = 64
+    heads: int = 2
     # Optimizer: AdamW on everything (NOTES.md has the sweep behind these values)
-    steps: int = 400
+    steps: int = 700
     lr: float = 0.01
     betas: tuple[float, float] = (0.8, 0.95)
     weight_decay: float = 0.0
@@ -80,8 +80,8 @@ def shards(pattern: str) -> list[Path]:
 def train_batches(config: Config, rank: int, world: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Inputs and targets of this rank, (batch_seqs / world, seq_len) int64 each.
 
-    The stream is read once, in order: step k takes its k-th slice of batch_seqs * seq_len tokens, and
-    rank r the r-th part of the slice. Nothing is opened before the first batch is asked for.
+    The stream is read once, in order: step k takes its k-th slice of batch_seqs * seq_len tokens,
+    and rank r the r-th part of the slice. Nothing is opened before the first batch is asked for.
     """
     batch_tokens = config.batch_seqs * config.seq_len
     rank_tokens = batch_tokens // world

@@ -21,6 +21,7 @@ PROCESS_START = time.perf_counter()
 os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
 import argparse
+import base64
 import contextlib
 import functools
 import gc
@@ -28,6 +29,7 @@ import glob
 import hashlib
 import json
 import math
+import mmap
 import struct
 import subprocess
 import threading
@@ -166,8 +168,15 @@ class Config:
     sparse_bigram: bool = True
     compile: bool = True
 
-    # records after #84, each off until it has paid on a GPU
-    lean_relu2: bool = False  # 87
+    # records after #84, each off until it has paid on a GPU; see RECORDS
+    gated_mudd: bool = False  # 85: per-token gates in place of static scalars
+    composed_heads: bool = False  # 85: attention weights mixed across heads in layer 10
+    compose_window: int = 112
+    lean_xsa: bool = False  # 86: the same mathematics without the unit vector
+    lean_relu2: bool = False  # 87: the MLP keeps one activation
+    prefix: bool = False  # 88: a loss term for the longest token that begins the target
+    prefix_weight: float = 0.25
+    fp8_down: bool = False  # 89: FP8 down-projection with delayed scales
 
     @property
     def head_dim(self) -> int:
@@ -186,8 +195,38 @@ class Config:
         return self.scheduled_steps + self.extension_steps
 
 
+def maybe_compiled(fn: Callable[..., Any], cfg: Config) -> Callable[..., Any]:
+    return torch.compile(fn, dynamic=False, fullgraph=True) if cfg.compile else fn
+
+
 def round_up(n: int, multiple: int) -> int:
     return -(-n // multiple) * multiple
+
+
+# What each record changed, cumulative from 84 on.
+RECORDS: dict[int, dict[str, Any]] = {
+    84: {},
+    85: {
+        "gated_mudd": True,
+        "composed_heads": True,
+        "bigram_rows": 50304 * 15 // 2,
+        "bigram_dim": 768,
+        "scheduled_steps": 1285,
+        "extension_steps": 15,
+    },
+    86: {"lean_xsa": True},
+    87: {"lean_relu2": True},
+    88: {"prefix": True, "scheduled_steps": 1270},
+    89: {"fp8_down": True},
+}
+
+
+def record_config(number: int) -> Config:
+    """The program of a record, 84 to 89."""
+    changes: dict[str, Any] = {}
+    for step in range(84, number + 1):
+        changes |= RECORDS[step]
+    return Config(**changes)
 
 
 def switches(on: bool) -> list[str]:
@@ -245,6 +284,14 @@ class Schedule:
         t = (step - self.starts[i]) / max(1, self.ends[i] - self.starts[i])
         stage = self.cfg.stages[i]
         return tuple(a + (b - a) * t for a, b in zip(stage.mtp_start, stage.mtp_end, strict=True))
+
+    def prefix_weight(self, step: int) -> float | None:
+        """Weight of the prefix term: constant in stage 1, falling to 0 in stage 2, then gone."""
+        i = self.stage_index(step)
+        if not self.cfg.prefix or i > 1:
+            return None
+        t = (step - self.starts[i]) / (self.ends[i] - self.starts[i])
+        return self.cfg.prefix_weight * (1 - t if i == 1 else 1)
 
     def is_adam_step(self, step: int) -> bool:
         return step % 2 == 1 or not self.cfg.adam_alternate
@@ -310,24 +357,21 @@ def data_files(pattern: str, what: str) -> list[Path]:
     return found
 
 
-def read_shard(path: Path) -> Tensor:
-    """Tokens of one .bin shard, uint16 on the CPU (pinned where there is a GPU), one copy only."""
-    with path.open("rb", buffering=0) as file:
+def read_shard(path: Path) -> np.ndarray:
+    """Tokens of one .bin shard, uint16, mapped: pages are read when first touched.
+
+    A copy would cost the clock some 50 ms for the 200 MB of the first shard, of which the first
+    batch needs a few; of later shards the background scan has touched every page beforehand.
+    """
+    with path.open("rb") as file:
         header = np.frombuffer(file.read(4 * HEADER_INTS), dtype="<i4")
         if len(header) < HEADER_INTS or header[0] != SHARD_MAGIC or header[1] != SHARD_VERSION:
             raise SetupError(f"{path} is not a version-{SHARD_VERSION} token shard; fetch it again")
-        count = int(header[2])
-        tokens = torch.empty(count, dtype=torch.uint16, pin_memory=torch.cuda.is_available())
-        view = memoryview(tokens.numpy()).cast("B")
-        done = 0
-        while done < len(view):
-            got = file.readinto(view[done:])
-            if not got:
-                raise SetupError(
-                    f"{path} is truncated: {done // 2:,} of {count:,} tokens; fetch it again"
-                )
-            done += got
-    return tokens
+        count, held = int(header[2]), (path.stat().st_size - 4 * HEADER_INTS) // 2
+        if held < count:
+            raise SetupError(f"{path} is truncated: {held:,} of {count:,} tokens; fetch it again")
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return np.frombuffer(mapped, dtype="<u2", count=count, offset=4 * HEADER_INTS)
 
 
 def find_bos(tokens: np.ndarray, bos_id: int) -> list[int]:
@@ -348,7 +392,7 @@ class Shard:
 
     def __init__(self, path: Path, bos_id: int, first_scan: int) -> None:
         self.path = path
-        self.tokens = read_shard(path).numpy()
+        self.tokens = read_shard(path)
         self.starts = find_bos(self.tokens[:first_scan], bos_id)
         self.complete = first_scan >= len(self.tokens)
         self.cursor = 0
@@ -546,7 +590,7 @@ class Validation:
         if cfg.val_tokens % (world * cfg.val_tokens_per_rank):
             raise SetupError(f"{world} ranks do not divide {cfg.val_tokens:,} validation tokens")
         path = data_files(cfg.val_files, "validation")[0]
-        self.tokens = read_shard(path).numpy()
+        self.tokens = read_shard(path)
         if len(self.tokens) < cfg.val_tokens + 1:
             raise SetupError(
                 f"{path} holds {len(self.tokens):,} tokens; validation needs {cfg.val_tokens + 1:,}"
@@ -1010,9 +1054,18 @@ if triton is not None:
             acc = alpha * acc + beta * tl.load(d_ptrs, mask=mask, other=0.0).to(tl.float32)
         c_ptr += batch * stride_cb
         out = acc.to(c_ptr.dtype.element_ty)
-        tl.store(c_ptr + m[:, None] * stride_cr + n[None, :], out, mask=mask)
+        out_t = tl.trans(out)
+        c_ptrs = c_ptr + m[:, None] * stride_cr + n[None, :]
+        c_ptrs_t = c_ptr + n[:, None] * stride_cr + m[None, :]
         mask_t = (n[:, None] < side) & (m[None, :] < side)
-        tl.store(c_ptr + n[:, None] * stride_cr + m[None, :], tl.trans(out), mask=mask_t)
+        if m0 >= n0 + BLOCK_N:
+            tl.store(c_ptrs, out, mask=mask)
+            tl.store(c_ptrs_t, out_t, mask=mask_t)
+        else:
+            # Across the diagonal only elements on and below it are kept and mirrored: each element
+            # of C is written once, so C is exactly symmetric whatever the order of the sums.
+            tl.store(c_ptrs, out, mask=mask & (n[None, :] <= m[:, None]))
+            tl.store(c_ptrs_t, out_t, mask=mask_t & (n[:, None] < m[None, :]))
 
 
 # (BLOCK_M, BLOCK_N, BLOCK_K, stages, warps). `wide` tiles are the record's; `small` gives 126
@@ -1119,6 +1172,8 @@ def ba_plus_cAA(
 # -------------------------------------------------------------------------------------------------
 
 if triton is not None:
+    HIGH_HALF = tl.constexpr(-0x10000)  # 0xFFFF0000 as int32
+    EVEN_BYTES = tl.constexpr(-0x00FF0100)  # 0xFF00FF00 as int32
 
     @triton.jit
     def transpose_kernel(
@@ -1138,6 +1193,38 @@ if triton is not None:
                 dst_ptr.dtype.element_ty
             )
         tl.store(dst_ptrs, tile, mask=mask_t)
+
+    @triton.jit
+    def transpose_bytes_kernel(
+        src_ptr, dst_ptr, rows, cols, stride_src, stride_dst,  # in words of four bytes
+        BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
+    ):  # fmt: skip
+        """dst (4 cols, rows) = src (4 rows, cols)^T for one-byte elements, in int32 words: 4 x 4
+        bytes are transposed in registers, words through shared memory. (Byte by byte the compiler
+        emits one shared-memory store an element.) rows and cols count words."""
+        r = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
+        c = tl.program_id(1).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)
+        src_ptrs = src_ptr + 4 * r[:, None] * stride_src + c[None, :]
+        mask = (r[:, None] < rows) & (c[None, :] < cols)
+        row0 = tl.load(src_ptrs, mask=mask, other=0)
+        row1 = tl.load(src_ptrs + stride_src, mask=mask, other=0)
+        row2 = tl.load(src_ptrs + 2 * stride_src, mask=mask, other=0)
+        row3 = tl.load(src_ptrs + 3 * stride_src, mask=mask, other=0)
+        # Little endian: byte j of row i is matrix element (4 r + i, 4 c + j).
+        even01 = (row0 & 0x00FF00FF) | ((row1 & 0x00FF00FF) << 8)
+        even23 = (row2 & 0x00FF00FF) | ((row3 & 0x00FF00FF) << 8)
+        odd01 = ((row0 >> 8) & 0x00FF00FF) | (row1 & EVEN_BYTES)
+        odd23 = ((row2 >> 8) & 0x00FF00FF) | (row3 & EVEN_BYTES)
+        col0 = (even01 & 0xFFFF) | (even23 << 16)
+        col1 = (odd01 & 0xFFFF) | (odd23 << 16)
+        col2 = ((even01 >> 16) & 0xFFFF) | (even23 & HIGH_HALF)
+        col3 = ((odd01 >> 16) & 0xFFFF) | (odd23 & HIGH_HALF)
+        dst_ptrs = dst_ptr + 4 * c[:, None] * stride_dst + r[None, :]
+        mask_t = (c[:, None] < cols) & (r[None, :] < rows)
+        tl.store(dst_ptrs, tl.trans(col0), mask=mask_t)
+        tl.store(dst_ptrs + stride_dst, tl.trans(col1), mask=mask_t)
+        tl.store(dst_ptrs + 2 * stride_dst, tl.trans(col2), mask=mask_t)
+        tl.store(dst_ptrs + 3 * stride_dst, tl.trans(col3), mask=mask_t)
 
     @triton.jit
     def quantize_layouts_kernel(
@@ -1178,15 +1265,21 @@ def launch_transpose(src: Tensor, dst: Tensor, add: bool, block: tuple[int, int,
         raise ValueError(f"dst {tuple(dst.shape)} is not the transpose of {tuple(src.shape)}")
     if src.stride(1) != 1 or dst.stride(1) != 1:
         raise ValueError("transposes need row-major matrices")
-    if not add and src.element_size() == 1:
-        src, dst = src.view(torch.uint8), dst.view(torch.uint8)  # bytes are moved, not numbers
+    br, bc, warps = block
+    kernel, options = transpose_kernel, {"ADD": add}
+    if not add and src.element_size() == 1:  # bytes are moved, not numbers
+        words = all(n % 4 == 0 for n in (rows, cols, src.stride(0), dst.stride(0)))
+        if words and src.data_ptr() % 4 == 0 and dst.data_ptr() % 4 == 0:
+            src, dst = src.view(torch.int32), dst.view(torch.int32)
+            rows, cols, br, bc = rows // 4, cols // 4, br // 4, bc // 4
+            kernel, options = transpose_bytes_kernel, {}
+        else:
+            src, dst = src.view(torch.uint8), dst.view(torch.uint8)
     elif not add and src.element_size() == 2:
         src, dst = src.view(torch.int16), dst.view(torch.int16)
-    br, bc, warps = block
-    grid = (triton.cdiv(rows, br), triton.cdiv(cols, bc))
-    transpose_kernel[grid](
+    kernel[(triton.cdiv(rows, br), triton.cdiv(cols, bc))](
         src, dst, rows, cols, src.stride(0), dst.stride(0),
-        BLOCK_R=br, BLOCK_C=bc, ADD=add, num_warps=warps,
+        BLOCK_R=br, BLOCK_C=bc, num_warps=warps, **options,
     )  # fmt: skip
 
 
@@ -1219,10 +1312,11 @@ transpose_add_op.register_fake(lambda *args: None)
 transposed.register_fake(lambda src: src.new_empty(src.size(1), src.size(0)))
 
 
-def transpose_copy(src: Tensor, dst: Tensor, block: tuple[int, int, int] = (64, 128, 8)) -> None:
-    """dst (N, M) = src (M, N)^T, both row-major; any 1- or 2-byte dtype. block: rows and columns of
-    src in one program, and its warps."""
-    transpose_copy_op(src, dst, *block)
+def transpose_copy(src: Tensor, dst: Tensor, block: tuple[int, int, int] | None = None) -> None:
+    """dst (N, M) = src (M, N)^T, both row-major; any dtype. block: rows and columns of src in one
+    program, and its warps."""
+    default = (128, 128, 8) if src.element_size() == 1 else (64, 128, 8)
+    transpose_copy_op(src, dst, *(block or default))
 
 
 def transpose_add(src: Tensor, dst: Tensor, block: tuple[int, int, int] = (32, 32, 4)) -> None:
@@ -1377,12 +1471,8 @@ if triton is not None:
         """Finish one half tile; returns the largest value written (EMIT_FP8), else 0."""
         biggest = 0.0
         if MODE == M_KEEP_PRE:
-            # post comes from the rounded pre, which is what the backward pass will see.
-            pre = acc.to(aux_desc.dtype)
-            aux_desc.store([row, col], pre)
-            relu = tl.maximum(pre.to(tl.float32), 0.0)
-            out_desc.store([row, col], (relu * relu).to(out_desc.dtype))
-        elif MODE == M_LEAN:
+            aux_desc.store([row, col], acc.to(aux_desc.dtype))
+        if MODE <= M_LEAN:
             relu = tl.maximum(acc, 0.0)
             out_desc.store([row, col], (relu * relu).to(out_desc.dtype))
         elif MODE == M_EMIT_FP8:
@@ -1547,7 +1637,7 @@ def _(
 
 @torch.library.custom_op("speedrun::relu2_grad", mutates_args=())
 def relu2_grad(grad: Tensor, down: Tensor, aux: Tensor, lean: bool) -> Tensor:
-    """2 (g D^T) relu(pre): grad (T, 768), down (3072, 768), aux = pre, or post if lean (T, 3072)."""
+    """2 (g D^T) relu(pre): grad (T, 768), down (3072, 768), aux (T, 3072): pre, or post if lean."""
     out = torch.empty_like(aux)
     if uses_kernel(grad):
         mode = GRAD_FROM_POST if lean else GRAD_FROM_PRE
@@ -1656,7 +1746,6 @@ if triton is not None:
     HALF_CAP_LOG2E = tl.constexpr(0.5 * CAP * LOG2E)
     TWO_LOG2E = tl.constexpr(2.0 * LOG2E)
     GRAD_LIMIT = tl.constexpr(E5M2_MAX)
-    HIGH_HALF = tl.constexpr(-65536)  # 0xffff0000
 
     def _ptx(x: float) -> str:
         """An fp32 literal of PTX."""
@@ -1789,7 +1878,8 @@ if triton is not None:
 
         held = ()
         for c in tl.static_range(HELD):
-            held = held + (tl.load(words_ptr + c * CHUNK + lane, eviction_policy="evict_first"),)
+            word = tl.load(words_ptr + c * CHUNK + lane, eviction_policy="evict_first")
+            held = held + (word,)  # noqa: RUF005 (Triton knows no starred tuples)
         if rest:
             tail_lane = tl.arange(0, TAIL)
             tail_mask = tail_lane < rest
@@ -1811,7 +1901,7 @@ if triton is not None:
         packed = ()
         for c in tl.static_range(HELD):
             word, pair = cap_pair(held[c], gain, PTX)
-            packed = packed + (word,)
+            packed = packed + (word,)  # noqa: RUF005
             sums += pair
         for c in tl.static_range(HELD, chunks):
             word, pair = cap_pair(tl.load(words_ptr + c * CHUNK + lane), gain, PTX)
@@ -1905,23 +1995,33 @@ def softcapped_mtp_cross_entropy_reference(
     logits: Tensor, targets: Tensor, mtp_weights: Tensor, grad_s: float, grad_scale: float,
     prefix_targets: Tensor | None = None, prefix_weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """(losses (T,), grad_scale / grad_s times their gradient (T, V)) in fp32 or fp64, by autograd."""
-    x = logits.detach().to(torch.promote_types(logits.dtype, torch.float32)).requires_grad_()
-    with torch.enable_grad():
-        losses = mtp_cross_entropy_reference(x, targets, mtp_weights, prefix_targets, prefix_weight)
-        (grad,) = torch.autograd.grad(losses.sum(), x)
-    return losses.detach(), grad * (grad_scale / grad_s)
+    """Losses (T,) and grad_scale / grad_s times their gradient (T, V), in fp32 or fp64:
+    (W p - the weights of the terms whose target is the column) dz/dlogit."""
+    x = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    losses = mtp_cross_entropy_reference(x, targets, mtp_weights, prefix_targets, prefix_weight)
+    z = softcap_reference(x)
+    rows = torch.arange(len(x), device=x.device)
+    aimed = torch.zeros_like(z)  # weight of each column as a target; its row sums are W
+    for k, w in enumerate(mtp_weights.to(x.dtype).unbind()):
+        there = rows[: len(x) - k]
+        aimed.index_put_((there, targets[k:]), w.expand(there.shape), accumulate=True)
+    if prefix_targets is not None:
+        there = rows[prefix_targets >= 0]
+        w = prefix_weight.to(x.dtype).expand(there.shape)
+        aimed.index_put_((there, prefix_targets[there]), w, accumulate=True)
+    grad = aimed.sum(1, keepdim=True) * torch.softmax(z, 1) - aimed
+    return losses, grad * (z * (1 - z / CAP)) * (grad_scale / grad_s / CAP_WIDTH)
 
 
-# name: (words a chunk, share of the row kept in registers, warps, registers a thread or None)
+# name: (words a chunk, chunks kept in registers, warps, registers a thread); two blocks share a SM.
 CROSS_ENTROPY_VARIANTS = {
-    "registers": (1024, 1.0, 8, 128),  # 100 of 128 registers in each of 256 threads
-    "registers_4": (512, 1.0, 4, 255),  # 197 of 255 registers in each of 128 threads
-    "hybrid_16": (2048, 0.5, 16, 64),  # half the row held, half re-read from L2
+    "registers_4": (512, 49, 4, 255),  # all 49 chunks of V = 50304: 197 registers of 255
+    "registers_8": (1024, 22, 8, 128),  # 22 of 24 chunks, 92 registers of 128
+    "hybrid_16": (2048, 6, 16, 64),  # half the row, 26 registers of 64; half is read again from L2
     "sweeps": None,
     "sweeps_portable": None,
 }
-CROSS_ENTROPY_VARIANT = "registers"
+CROSS_ENTROPY_VARIANT = "registers_4"
 
 
 def launch_cross_entropy(
@@ -1944,17 +2044,16 @@ def launch_cross_entropy(
             num_warps=8, **common,
         )  # fmt: skip
         return
-    chunk, share, warps, registers = CROSS_ENTROPY_VARIANTS[variant]
+    chunk, held, warps, registers = CROSS_ENTROPY_VARIANTS[variant]
     words = vocab // 2
     chunk = min(chunk, triton.next_power_of_2(words + 1) // 2)
     rest = words % chunk
-    options = {} if registers is None else {"maxnreg": registers}
     cross_entropy_registers_kernel[(rows,)](
         logits, logits.view(torch.int32), targets, mtp_weights, *prefix_args, losses, grad,
         grad.view(torch.int16), scale_tensor(0.5 / CAP_WIDTH, logits.device), rows, factor,
-        WORDS=words, CHUNK=chunk, HELD=math.ceil(share * (words // chunk)),
+        WORDS=words, CHUNK=chunk, HELD=min(held, words // chunk),
         TAIL=triton.next_power_of_2(max(rest, 1)), PTX=not INTERPRET, num_warps=warps,
-        **options, **common,
+        maxnreg=registers, **common,
     )  # fmt: skip
 
 
@@ -2095,6 +2194,8 @@ def eval_loss(x: Tensor, lm_head: Tensor, targets: Tensor, chunk: int = 65_536) 
 # ============================================================================================
 RMS_EPS = torch.finfo(torch.float32).eps  # also for bf16 inputs; a larger one changes the function
 FP8_MAX = 448.0  # largest e4m3
+DOWN_HEADROOM, POST_HEADROOM = 1.12, 1.80  # growth a delayed FP8 scale leaves room for (#89)
+DELAYED_FROM = 16  # steps after which the down matrices' scales are delayed
 BANK_MULTIPLE = 8  # banks are padded with unused zero matrices so that 8 ranks share them evenly
 
 
@@ -2127,6 +2228,54 @@ def add_bigram(x: Tensor, coefficient: Tensor, bigram: Tensor) -> Tensor:
     return torch.cat((x[:, :width] + coefficient * bigram, x[:, width:]), dim=-1)
 
 
+def compose_heads(
+    base: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    w1: Tensor,
+    w2: Tensor,
+    cu_seqlens: Tensor,
+    scale: float,
+    window: int,
+) -> Tensor:
+    """Dynamically composed attention (#85): a rank-one mix of attention weights across heads.
+
+    base, q, k, v (T, H, C); w1, w2 (T, H). P_h(t, .) is head h's softmax over the last `window`
+    tokens of t's document, A = sum_h rms(w1)_h P_h, and head h gets base_h + w2_h sum_s A v_h(s).
+    Queries in blocks of `block`, each against its own and the preceding block of keys.
+    """
+    total, heads, _ = q.shape
+    block = 128
+    assert window <= block
+    w1 = F.rms_norm(w1.float(), (heads,), eps=1e-6).to(q.dtype)
+    padding = -total % block
+
+    def blocks(t: Tensor) -> Tensor:
+        if padding:
+            t = F.pad(t, (0, 0, 0, 0, 0, padding))
+        return t.unflatten(0, (-1, block))
+
+    def with_previous(t: Tensor) -> Tensor:
+        t = blocks(t)
+        return torch.cat((F.pad(t[:-1], (0, 0, 0, 0, 0, 0, 1, 0)), t), dim=1)
+
+    position = torch.arange(total + padding, device=q.device, dtype=torch.int32)
+    document = torch.searchsorted(cu_seqlens, position, right=True).view(-1, block)
+    key_document = torch.cat((F.pad(document[:-1], (0, 0, 1, 0), value=-1), document), 1)
+    here, there = torch.arange(block, device=q.device), torch.arange(2 * block, device=q.device)
+    distance = here[:, None] + block - there
+    seen = (distance >= 0) & (distance < window)
+    seen = seen & (document[:, :, None] == key_document[:, None, :])  # (blocks, block, 2 block)
+
+    scores = torch.einsum("bqhc,bkhc->bhqk", blocks(q), with_previous(k)).float() * scale
+    P = scores.masked_fill(~seen[:, None], float("-inf")).softmax(-1)
+    mix = blocks(w1[..., None])[..., 0].transpose(1, 2)[..., None]  # (blocks, H, block, 1)
+    A = (mix * P).sum(1).to(v.dtype)
+    mixed = torch.einsum("bqk,bkhc->bqhc", A, with_previous(v)).flatten(0, 1)[:total]
+    return base + w2[..., None] * mixed
+
+
 def uniform(shape: tuple[int, ...], std: float, device: torch.device) -> Tensor:
     bound = math.sqrt(3) * std
     return torch.empty(shape, device=device).uniform_(-bound, bound)
@@ -2138,6 +2287,23 @@ MUDD_INIT = (
     [0.0, -0.5, 0.0, 0.0, 0.0] + [0.0] * 9,
 )
 MUDD_SCALE = 0.1
+
+
+# Layers whose x0 and bigram coefficients come from the first and from the second gate block (#85).
+FIRST_GATED, SECOND_GATED = (0, 1, 2, 3), (4, 5, 7, 8, 9)
+
+
+def gate_init(heads: int) -> tuple[list[float], list[float]]:
+    """Effective initial values of the two gate blocks, 26 and 41 columns with six heads.
+
+    First, from x0: XSA of layers 1 and 3, output gate of layer 3, pairs (x0, bigram) of layers
+    0-3. Second, from the output of layer 3: XSA of layers 4 and 7, output gate of layer 10, pairs
+    of layers 4, 5, 7, 8, 9, the skip, and both sides of layer 10's head composition.
+    """
+    pair = [0.0, 0.05]
+    first = [0.0] * (2 * heads) + [0.25] * heads + pair * len(FIRST_GATED)
+    second = [0.0] * (2 * heads) + [0.25] * heads + pair * len(SECOND_GATED)
+    return first, second + [0.5] + [1.0] * heads + [0.0] * heads
 
 
 class GPT(nn.Module):
@@ -2179,7 +2345,7 @@ class GPT(nn.Module):
             signs = torch.where(negative, -1.0, 1.0)
             self.register_buffer("bigram_sign_table", signs.to(dt))
 
-        # matrices: H groups of two heads per attention layer (queries, then keys); V then O; up, down
+        # matrices: per attention layer H groups of two heads (queries, then keys), V and O; MLPs
         qk = torch.zeros(round_up(A * H, BANK_MULTIPLE), 2 * C, D, device=device)
         qk[: A * H] = uniform((A * H, 2 * C, D), std, device)
         vo = torch.zeros(round_up(2 * A, BANK_MULTIPLE), D, D, device=device)
@@ -2190,13 +2356,14 @@ class GPT(nn.Module):
 
         # gates
         G = cfg.gate_channels
-        if cfg.gates:
+        static = not cfg.gated_mudd
+        if cfg.gates and static:
             self.attn_gate_bank = parameter(torch.zeros(A, H, G))
         if cfg.gates and cfg.value_embeds:
             self.ve_gate_bank = parameter(torch.zeros(len(cfg.value_layers), H, G))
         if cfg.smear:
             self.smear_gate = parameter(torch.zeros(1, G))
-        if cfg.gates and cfg.skip:
+        if cfg.gates and cfg.skip and static:
             self.skip_gate = parameter(torch.zeros(1, G))
 
         # scalars: two SA lambdas a layer, then smear, skip, and (without MUDD) backout
@@ -2205,25 +2372,57 @@ class GPT(nn.Module):
         self.scalars = small(torch.tensor(values))
         self.resid_lambdas = small(torch.full((L, 2), math.sqrt(1.1)))
         self.post_lambdas = small(torch.ones(L, 2))
-        self.x0_lambdas = small(torch.zeros(L))
-        if cfg.bigram:
+        if static:
+            self.x0_lambdas = small(torch.zeros(L))
+        if cfg.bigram and static:
             self.bigram_lambdas = small(torch.full((L,), 0.05))
-        if cfg.xsa:
+        if cfg.xsa and static:
             self.xsa_alphas = small(torch.zeros(L, H))
         if cfg.mudd:
             bound = D**-0.5
             self.mudd_w1 = parameter(torch.empty(2, cfg.mudd_dim, D).uniform_(-bound, bound))
             self.mudd_w2 = parameter(torch.zeros(2, 14, cfg.mudd_dim))
             self.mudd_b2 = parameter(torch.tensor(MUDD_INIT) / MUDD_SCALE)
+        if cfg.gated_mudd:
+            first, second = gate_init(H)
+            bound, most = D**-0.5, max(len(first), len(second))
+            init = torch.tensor([g + [0.0] * (most - len(g)) for g in (first, second)])
+            self.mudd_gate_w1 = parameter(torch.empty(2, cfg.mudd_dim, D).uniform_(-bound, bound))
+            self.mudd_gate_w2 = parameter(torch.zeros(2, most, cfg.mudd_dim))
+            self.mudd_gate_b2 = parameter(init / MUDD_SCALE)
+            self.gate_scale = small(torch.tensor(MUDD_SCALE))
+
+        # the token that begins each token, -1 until set_prefixes is called
+        if cfg.prefix:
+            none = torch.full((V,), -1, dtype=torch.int64, device=device)
+            self.register_buffer("prefix_of", none, persistent=False)
 
         # FP8 copies of the up matrices, written by quantize_mlp after every update
         if cfg.fp8_mlp:
+            self._up_scales = maybe_compiled(up_scales, cfg)
+            self._cast_up = maybe_compiled(cast_up, cfg)
             shape = (mlp.size(0), cfg.mlp_dim, D)
             fp8 = torch.zeros(shape, dtype=torch.float8_e4m3fn, device=device)
             self.register_buffer("up_fp8", fp8, persistent=False)
             self.register_buffer(
                 "up_scale", torch.ones(mlp.size(0), device=device), persistent=False
             )
+
+        # FP8 copies of the down matrices, transposed, and the scales of both operands (#89). Each
+        # scale has storage of its own: scaled_mm refuses slices of a longer tensor.
+        if cfg.fp8_down:
+            assert cfg.fp8_mlp, "fp8_down needs fp8_mlp"
+            n = mlp.size(0)
+            fp8 = torch.zeros(n, D, cfg.mlp_dim, dtype=torch.float8_e4m3fn, device=device)
+            tiles = math.ceil(cfg.mlp_dim / DOWN_TILE) * math.ceil(D / DOWN_TILE)
+            for name, value in (
+                ("down_fp8_t", fp8),
+                ("down_scale_next", torch.ones(n, device=device)),
+                ("down_scale", torch.ones(n, device=device)),
+                ("down_amax", torch.zeros(n, tiles, device=device)),
+                ("post_scale", torch.ones(L, device=device)),
+            ):
+                self.register_buffer(name, value, persistent=False)
 
         # rotary tables, for one position a token and for the two interleaved ones of paired heads
         rows = max(cfg.val_tokens_per_rank, max(s.batch_tokens for s in cfg.stages) // SLOTS)
@@ -2252,10 +2451,23 @@ class GPT(nn.Module):
             self.paired_sin[:, offset * width : (offset + 1) * width] = angle.sin() * flip
 
     @torch.no_grad()
-    def quantize_mlp(self) -> None:
-        """FP8 copies of the up matrices; scale max|U| / 448, rounded to bf16 in both its uses."""
+    def quantize_mlp(self, exact: bool = True) -> None:
+        """FP8 copies of the MLP matrices, after every update.
+
+        Up: scale max|U| / 448, rounded to bf16 in both its uses. Down (#89): the scale measured on
+        the previous step's weights, or on these if `exact` (they start at zero and grow quickly).
+        """
         if self.cfg.fp8_mlp:
-            _quantize(self.mlp_bank, self.up_fp8, self.up_scale)
+            scale = self._up_scales(self.mlp_bank)
+            self._cast_up(self.mlp_bank, scale, self.up_fp8, self.up_scale)
+        if self.cfg.fp8_down:
+            down = self.mlp_bank[:, 1].contiguous()
+            if exact:
+                self.down_scale_next.copy_(exact_scale(down))
+            quantize_down(
+                down, self.down_scale_next, DOWN_HEADROOM, self.down_fp8_t, self.down_scale,
+                self.down_amax,
+            )  # fmt: skip
 
     def forward(
         self,
@@ -2268,6 +2480,7 @@ class GPT(nn.Module):
         window_long: int,
         max_seqlen: int,
         softmax_scale: float,
+        prefix_weight: Tensor | None = None,
     ) -> Tensor:
         """Loss of every token, (T,) fp32, not reduced; training when mtp_weights is given.
 
@@ -2280,9 +2493,12 @@ class GPT(nn.Module):
         )  # fmt: skip
         if mtp_weights is None:
             return eval_loss(x, self.lm_head, targets)
+        prefixes = None if prefix_weight is None else self.prefix_of[targets]
         if not self.cfg.fp8_head:
             logits = (x @ self.lm_head).float()
-            return mtp_cross_entropy_reference(logits, targets, mtp_weights)
+            return mtp_cross_entropy_reference(
+                logits, targets, mtp_weights, prefixes, prefix_weight
+            )
         return fused_head_loss(
             x,
             self.lm_head,
@@ -2292,6 +2508,8 @@ class GPT(nn.Module):
             1.6 / FP8_MAX,
             self.grad_scale * 0.75 / FP8_MAX,
             self.grad_scale,
+            prefixes,
+            prefix_weight,
         )
 
     # Upstream factor of the summed loss, 1 / (gradient accumulation steps); set by the trainer
@@ -2323,10 +2541,22 @@ class GPT(nn.Module):
         scalars = self.scalars.to(dt).unbind(0)
         resid = self.resid_lambdas.to(dt).flatten().unbind(0)
         post = self.post_lambdas.to(dt).flatten().unbind(0)
-        x0_lambda = self.x0_lambdas.to(dt).unbind(0)
-        bigram_lambda = self.bigram_lambdas.to(dt).unbind(0) if cfg.bigram else ()
-        xsa_alpha = self.xsa_alphas.to(dt).unbind(0) if cfg.xsa else ()
-        attn_gate = self.attn_gate_bank.unbind(0) if cfg.gates else ()
+        # Coefficients by layer: parameters, or (#85) columns of the gates computed on the way.
+        x0_coef: dict[int, Tensor] = {}
+        bigram_coef: dict[int, Tensor] = {}
+        xsa_coef: dict[int, Tensor] = {}  # (H,) or (T, H)
+        compose: tuple[Tensor, Tensor] | None = None  # both sides of layer 10's composition
+        out_gate: dict[int, Tensor] = {}  # (T, H), in place of the sigmoid gates
+        attn_gate: tuple[Tensor, ...] = ()
+        if not cfg.gated_mudd:
+            x0_coef = dict(enumerate(self.x0_lambdas.to(dt).unbind(0)))
+            if cfg.bigram:
+                bigram_coef = dict(enumerate(self.bigram_lambdas.to(dt).unbind(0)))
+            if cfg.xsa:
+                alphas = self.xsa_alphas.to(dt).unbind(0)
+                xsa_coef = {i: alphas[i] for i in cfg.xsa_layers}
+            if cfg.gates:
+                attn_gate = self.attn_gate_bank.unbind(0)
         value_gate = self.ve_gate_bank.unbind(0) if cfg.gates and cfg.value_embeds else ()
         smear_lambda, skip_lambda = scalars[22], scalars[23]
 
@@ -2350,11 +2580,22 @@ class GPT(nn.Module):
             strength = smear_lambda * torch.sigmoid(F.linear(e[1:, :G], self.smear_gate))
             e = shift_in(e[:1], e[1:] + strength * e[:-1])
         x = norm(e)
+        x0 = x
+        if cfg.gated_mudd:
+            gate = self.gate_block(0, x0, 3 * H + 2 * len(FIRST_GATED))
+            if cfg.xsa:
+                xsa_coef = {1: gate[:, :H], 3: gate[:, H : 2 * H]}
+            if cfg.gates:
+                out_gate[3] = gate[:, 2 * H : 3 * H]
+            for n, i in enumerate(FIRST_GATED):
+                x0_coef[i], bigram_coef[i] = gate[:, 3 * H + 2 * n :][:, :2].split(1, -1)
         if g is not None:
-            x = add_bigram(x, bigram_lambda[0], g)
-        x0 = x  # with the bigram injection in it
+            x = add_bigram(x, bigram_coef[0], g)
+        first = x  # the stream that enters layer 0
+        if not cfg.gated_mudd:
+            x0 = first  # there x0 has the bigram injection in it
         skip_strength = torch.sigmoid(skip_lambda)
-        if cfg.gates and cfg.skip:
+        if cfg.gates and cfg.skip and not cfg.gated_mudd:
             skip_strength = skip_strength * 2 * torch.sigmoid(F.linear(x0[:, :G], self.skip_gate))
 
         def attend(i: int, a_in: Tensor, extra_value: Tensor | None) -> Tensor:
@@ -2386,11 +2627,22 @@ class GPT(nn.Module):
                 if extra_value is not None:
                     v = v + extra_value
                 o = attention_varlen(q, k, v, cu_seqlens, max_seqlen, softmax_scale, window)
-                if cfg.xsa and i in cfg.xsa_layers:
-                    direction = F.normalize(v, dim=-1, eps=1e-4)
-                    along = (o * direction).sum(-1, keepdim=True)
-                    o = o - torch.tanh(xsa_alpha[i])[:, None] * along * direction
-            if cfg.gates:
+                if compose is not None and i == 10:
+                    o = compose_heads(
+                        o, q, k, v, *compose, cu_seqlens, softmax_scale, cfg.compose_window
+                    )
+                if i in xsa_coef:
+                    strength = torch.tanh(xsa_coef[i])[..., None]
+                    if cfg.lean_xsa:
+                        length = (v * v).sum(-1, keepdim=True).clamp(min=1e-8)
+                        o = o - strength * ((o * v).sum(-1, keepdim=True) / length) * v
+                    else:
+                        direction = F.normalize(v, dim=-1, eps=1e-4)
+                        along = (o * direction).sum(-1, keepdim=True)
+                        o = o - strength * along * direction
+            if i in out_gate:
+                o = o * out_gate[i][..., None]
+            elif attn_gate:
                 o = o * torch.sigmoid(F.linear(a_in[:, :G], attn_gate[bank]))[..., None]
             return F.linear(o.reshape(T, D), scalars[2 * i + 1] * weight[3 * D :])
 
@@ -2401,11 +2653,17 @@ class GPT(nn.Module):
                 amax = inside.detach().abs().amax().clamp(min=1e-12)
                 inside_fp8 = (inside.detach() * (FP8_MAX / amax)).to(torch.float8_e4m3fn)
                 dequant = (self.up_scale[i] * amax.float() / FP8_MAX).reshape(1)
+                if cfg.fp8_down:
+                    out, maxima[i] = linear_relu2_fp8_down(
+                        inside, up, down, self.up_fp8[i], inside_fp8, dequant, self.down_fp8_t[i],
+                        self.down_scale[i : i + 1], self.post_scale[i : i + 1],
+                    )  # fmt: skip
+                    return out
                 return linear_relu2(
                     inside, up, down, self.up_fp8[i], inside_fp8, dequant, lean=cfg.lean_relu2
                 )
             if cfg.relu2_kernel:
-                return linear_relu2(inside, up, down, lean=cfg.lean_relu2)
+                return linear_relu2(inside, up, down, lean=cfg.lean_relu2 or not training)
             return F.relu(inside @ up.mT).square() @ down
 
         def gated_value(i: int, a_in: Tensor) -> Tensor | None:
@@ -2420,19 +2678,32 @@ class GPT(nn.Module):
             return 2 * torch.sigmoid(F.linear(seen, value_gate[table]))[..., None] * value
 
         # ---- layers
+        maxima: dict[int, Tensor] = {}  # of each layer's hidden activations (#89)
         cache: dict[int, Tensor] = {}
         for i in range(cfg.num_layers):
+            if i == 4 and cfg.gated_mudd:
+                gate = self.gate_block(1, x, 5 * H + 2 * len(SECOND_GATED) + 1)
+                if cfg.xsa:
+                    xsa_coef |= {4: gate[:, :H], 7: gate[:, H : 2 * H]}
+                if cfg.gates:
+                    out_gate[10] = gate[:, 2 * H : 3 * H]
+                for n, j in enumerate(SECOND_GATED):
+                    x0_coef[j], bigram_coef[j] = gate[:, 3 * H + 2 * n :][:, :2].split(1, -1)
+                rest = gate[:, 3 * H + 2 * len(SECOND_GATED) :]
+                skip_strength = skip_strength * rest[:, :1]
+                if cfg.composed_heads:
+                    compose = rest[:, 1 : 1 + H], rest[:, 1 + H :]
             if i == 10 and cfg.mudd:
                 cache[9] = x
                 mu = self.mudd(0, x, 14)
-                v_extra = (mu[0] * x0 + mu[1] * cache[7] + mu[2] * x).view(T, H, C)
+                v_extra = (mu[0] * first + mu[1] * cache[7] + mu[2] * x).view(T, H, C)
                 if cfg.value_embeds:
                     half = H // 2
                     gate = torch.cat((mu[6].expand(T, half), mu[7].expand(T, H - half)), -1)
                     v_extra = v_extra + gate[..., None] * values[4].view(T, H, C)
-                x = (1 + mu[5]) * x + mu[3] * x0 + mu[4] * cache[7]
+                x = (1 + mu[5]) * x + mu[3] * first + mu[4] * cache[7]
                 y = attend(i, norm(cache[7]), v_extra)
-                x = mu[8] * x + mu[9] * y + mu[10] * x0
+                x = mu[8] * x + mu[9] * y + mu[10] * first
                 if g is not None:
                     x = add_bigram(x, mu[11], g)
                 x = mu[12] * x + mu[13] * mlp(i, x)
@@ -2441,9 +2712,11 @@ class GPT(nn.Module):
                 # the attention of the last three layers reads the output of layer 7
                 a_in = norm(x if i <= 7 else cache[7])
                 y = attend(i, a_in, gated_value(i, a_in))
-                x = resid[2 * i] * x + post[2 * i] * y + x0_lambda[i] * x0
-                if g is not None and i >= 1:
-                    x = add_bigram(x, bigram_lambda[i], g)
+                x = resid[2 * i] * x + post[2 * i] * y
+                if i in x0_coef:
+                    x = x + x0_coef[i] * x0
+                if g is not None and i >= 1 and i in bigram_coef:
+                    x = add_bigram(x, bigram_coef[i], g)
             elif cfg.skip:
                 x = x + skip_strength * cache[3]
             x = resid[2 * i + 1] * x + post[2 * i + 1] * mlp(i, x)
@@ -2452,11 +2725,14 @@ class GPT(nn.Module):
 
         if cfg.mudd:
             mu = self.mudd(1, x, 5)
-            x = x + mu[0] * x0 + mu[1] * cache[7] + mu[2] * cache[9] + mu[4] * cache[3]
+            x = x + mu[0] * first + mu[1] * cache[7] + mu[2] * cache[9] + mu[4] * cache[3]
             if cfg.value_embeds:
                 x = x + mu[3] * values[0]
         else:
             x = x - scalars[24] * cache[7]
+        if maxima:
+            latest = torch.stack([maxima[i] for i in range(cfg.num_layers)])
+            self.post_scale.copy_(delayed_scale(latest, POST_HEADROOM))
         return norm(x), x0
 
     def mudd(self, block: int, x: Tensor, count: int) -> tuple[Tensor, ...]:
@@ -2465,11 +2741,22 @@ class GPT(nn.Module):
         mu = F.linear(hidden, self.mudd_w2[block, :count], self.mudd_b2[block, :count])
         return (MUDD_SCALE * mu).split(1, dim=-1)
 
+    def gate_block(self, block: int, x: Tensor, count: int) -> Tensor:
+        """`count` gates per token, (T, count), from the raw stream; the scale is learned (#85)."""
+        hidden = F.gelu(F.linear(x, self.mudd_gate_w1[block]))
+        gates = F.linear(hidden, self.mudd_gate_w2[block, :count], self.mudd_gate_b2[block, :count])
+        return self.gate_scale.to(gates.dtype) * gates
 
-def _quantize(mlp_bank: Tensor, up_fp8: Tensor, up_scale: Tensor) -> None:
-    up = mlp_bank[:, 0]
-    scale = (up.abs().amax((1, 2)).float().clamp(min=1e-12) / FP8_MAX).to(mlp_bank.dtype)
-    up_fp8.copy_((up / scale[:, None, None]).to(torch.float8_e4m3fn))
+
+def up_scales(mlp_bank: Tensor) -> Tensor:
+    """max|U| / 448 of each up matrix, in the weights' own type (a bf16 number for bf16 weights)."""
+    amax = mlp_bank[:, 0].abs().amax((1, 2)).float()
+    return (amax.clamp(min=1e-12) / FP8_MAX).to(mlp_bank.dtype)
+
+
+def cast_up(mlp_bank: Tensor, scale: Tensor, up_fp8: Tensor, up_scale: Tensor) -> None:
+    """Kept apart from up_scales: fused, the compiler would use the scale before it is rounded."""
+    up_fp8.copy_((mlp_bank[:, 0] / scale[:, None, None]).to(torch.float8_e4m3fn))
     up_scale.copy_(scale)
 
 
@@ -2616,6 +2903,10 @@ RULES = {
     "mudd_w1": Rule("adam", "replicated", (0.9, 0.99), 0.25, 1.0),
     "mudd_w2": Rule("adam", "replicated", (0.9, 0.99), 0.25, 1.0),
     "mudd_b2": Rule("adam", "replicated", (0.9, 0.99), 0.25, 0.0),
+    "mudd_gate_w1": Rule("adam", "replicated", (0.9, 0.99), 0.1, 1.0),
+    "mudd_gate_w2": Rule("adam", "replicated", (0.9, 0.99), 0.1, 1.0),
+    "mudd_gate_b2": Rule("adam", "replicated", (0.9, 0.99), 0.1, 0.0),
+    "gate_scale": Rule("adam", "replicated", (0.9, 0.99), 0.1, 0.0),
 }
 # The replicated parameters are small and travel as one flat fp32 vector ("small"): one all-reduce
 # and one update instead of fifteen. Large reductions start first; the small update and the
@@ -2643,17 +2934,15 @@ def polar_express(X: Tensor) -> Tensor:
     tall = X.size(-2) > X.size(-1)
     X = X / (1.02 * X.norm(dim=(-2, -1), keepdim=True) + 1e-6)
     k = min(X.shape[-2:])
-    A, B, Y = X.new_empty(X.size(0), k, k), X.new_empty(X.size(0), k, k), torch.empty_like(X)
+    A, B = X.new_empty(X.size(0), k, k), X.new_empty(X.size(0), k, k)
     for a, b, c in POLAR_EXPRESS:
         (XTX if tall else XXT)(X, A)
         ba_plus_cAA(A, alpha=c, beta=b, out=B)
         left, right = (X, B) if tall else (B, X)
         if X.size(-2) > 1024:  # baddbmm with X twice would first copy X
-            torch.bmm(left, right, out=Y)
-            Y.add_(X, alpha=a)
+            X = torch.add(torch.bmm(left, right), X, alpha=a)
         else:
-            torch.baddbmm(X, left, right, beta=a, out=Y)
-        X, Y = Y, X
+            X = torch.baddbmm(X, left, right, beta=a)
     return X
 
 
@@ -2795,12 +3084,9 @@ class Optimizer:
         missing = named.keys() - RULES.keys()
         assert not missing, f"no optimizer rule for {missing}"
 
-        def maybe_compiled(fn: Callable[..., None]) -> Callable[..., None]:
-            return torch.compile(fn, dynamic=False, fullgraph=True) if cfg.compile else fn
-
-        self._normuon = maybe_compiled(normuon_update)
-        self._adam = maybe_compiled(adam_update)
-        self._small = maybe_compiled(small_update)
+        self._normuon = maybe_compiled(normuon_update, cfg)
+        self._adam = maybe_compiled(adam_update, cfg)
+        self._small = maybe_compiled(small_update, cfg)
 
         # NorMuon banks as (matrices, rows, cols), a chunk of whole matrices per rank
         self.banks: dict[str, dict[str, Any]] = {}
@@ -3062,6 +3348,10 @@ class Log:
         if console:
             print(text, flush=True)
 
+    def close(self) -> None:
+        if self.file is not None:
+            self.file.close()
+
     def phase(self, name: str) -> None:
         """How long the part of start-up that just ended took."""
         now = time.perf_counter()
@@ -3069,6 +3359,9 @@ class Log:
         self.last_phase = now
 
     def header(self, device: torch.device) -> None:
+        """Source, versions and GPUs, as the field's logs begin."""
+        if self.file is None:
+            return
         self.write(Path(__file__).read_text(encoding="utf-8"), console=False)
         self.write("=" * 100, console=False)
         triton_version = "none"
@@ -3100,8 +3393,12 @@ def fit_to_device(cfg: Config, device: torch.device) -> tuple[Config, list[str]]
     if cfg.fp8_mlp and os.environ.get("DISABLE_FP8"):
         cfg = replace(cfg, fp8_mlp=False)
         lines.append("DISABLE_FP8 is set: the MLP up-projection runs in bf16")
-    if capability < (9, 0):
+    if capability < (9, 0):  # the kernel that takes FP8 operands needs Hopper's TMA
+        if cfg.fp8_mlp:
+            lines.append("the MLP runs in bf16 here (its FP8 kernel needs compute capability 9.0)")
         cfg = replace(cfg, relu2_kernel=False, fp8_mlp=False)
+    if not cfg.fp8_mlp:
+        cfg = replace(cfg, fp8_down=False)
     if device.type != "cuda":
         cfg = replace(cfg, compile=False)
     return cfg, lines
@@ -3160,12 +3457,47 @@ def warmup_plan(schedule: Schedule, last: int) -> tuple[list[int], list[int]]:
     return sorted(train), sorted(validate.values())
 
 
+def gpt2_vocabulary() -> list[bytes]:
+    """Byte strings of GPT-2's tokens by id: from the file $SPEEDRUN_GPT2_RANKS, or tiktoken."""
+    path = os.environ.get("SPEEDRUN_GPT2_RANKS")
+    if path:
+        pairs = (line.split() for line in Path(path).read_bytes().splitlines() if line)
+        ranks = {base64.b64decode(token): int(rank) for token, rank in pairs}
+    else:
+        try:
+            import tiktoken
+
+            ranks = tiktoken.get_encoding("gpt2")._mergeable_ranks
+        except Exception as error:  # not installed, or its ranks cannot be downloaded
+            raise SetupError(
+                f"the prefix term needs GPT-2's vocabulary: install tiktoken, or set "
+                f"SPEEDRUN_GPT2_RANKS to a .tiktoken file ({error})"
+            ) from error
+    return sorted(ranks, key=ranks.__getitem__)
+
+
+def prefixes_of(vocabulary: Sequence[bytes], size: int) -> list[int]:
+    """For each of `size` ids the token of its longest proper prefix in the vocabulary, else -1.
+
+    In sorted order the prefixes of a string are on a stack of the strings before it.
+    """
+    prefixes, stack = [-1] * size, []
+    for token in sorted(range(len(vocabulary)), key=vocabulary.__getitem__):
+        while stack and not vocabulary[token].startswith(vocabulary[stack[-1]]):
+            stack.pop()
+        if stack:
+            prefixes[token] = stack[-1]
+        stack.append(token)
+    return prefixes
+
+
 class Trainer:
     """The loop's state: model, optimizer, schedules and the windows of the current step."""
 
     def __init__(self, cfg: Config, rank: int, world: int, device: torch.device, log: Log) -> None:
         self.cfg, self.rank, self.world, self.device, self.log = cfg, rank, world, device, log
         self.accumulation = SLOTS // world
+        self.warming_up = False
         self.schedule, self.yarn = Schedule(cfg), Yarn(cfg)
         self.model = GPT(cfg, device, world)
         self.model.grad_scale = 1 / self.accumulation
@@ -3176,16 +3508,18 @@ class Trainer:
         self.optimizer = Optimizer(
             self.model, cfg, self.schedule, Comms(rank, world), self.accumulation
         )
-        self.forward = self.model
-        self.quantize = self.model.quantize_mlp
+        self.forward = maybe_compiled(self.model, cfg)
         if cfg.compile:
             torch._dynamo.config.recompile_limit = 64
-            self.forward = torch.compile(self.model, dynamic=False, fullgraph=True)
-        self.quantize()
+        self.model.quantize_mlp()
         # one tensor a step, so that nothing is sent or sliced on the clock
         self.mtp_weights = [
             torch.tensor(self.schedule.mtp_weights(step), device=device)
             for step in range(cfg.total_steps)
+        ]
+        self.prefix_weights = [
+            None if weight is None else torch.tensor([weight], device=device)
+            for weight in map(self.schedule.prefix_weight, range(cfg.total_steps))
         ]
         self.set_stage(0)
 
@@ -3204,7 +3538,9 @@ class Trainer:
         self.model.set_rotary(self.yarn.frequencies)
         self.set_stage(0)
         self.optimizer.reset()
-        self.quantize()
+        self.model.quantize_mlp()
+        if self.cfg.fp8_down:
+            self.model.post_scale.fill_(1.0)
 
     def forward_backward(self, loader: TrainLoader, step: int) -> None:
         for _ in range(self.accumulation):
@@ -3220,6 +3556,7 @@ class Trainer:
                 self.window_long,
                 self.max_seq_len,
                 self.yarn.scale,
+                self.prefix_weights[step],
             )
             self.optimizer.before_backward(step)
             (losses.sum() * self.model.grad_scale).backward()
@@ -3229,7 +3566,7 @@ class Trainer:
         self.set_stage(step)
         self.forward_backward(loader, step)
         self.optimizer.step(step)
-        self.quantize()
+        self.model.quantize_mlp(exact=self.warming_up or step < DELAYED_FROM)
         for notice in loader.notices and loader.take_notices():
             self.log.write(notice)
 
@@ -3289,6 +3626,7 @@ class Trainer:
     def warm_up(self, last: int, one_compiles: bool) -> None:
         """Compile and run everything the run will need, then put all state back."""
         train, validate = warmup_plan(self.schedule, last)
+        self.warming_up = True
         self.log.write(f"startup: warming up on training steps {train}, validation at {validate}")
         state = {n: p.detach().clone() for n, p in self.model.named_parameters()}
 
@@ -3313,6 +3651,7 @@ class Trainer:
             for n, p in self.model.named_parameters():
                 p.copy_(state[n])
         self.reset()
+        self.warming_up = False
         del state, loader
         gc.collect()
         gc.freeze()  # what start-up made is never collected again
@@ -3326,8 +3665,11 @@ class Trainer:
         if self.world > 1:
             dist.barrier()
         self.synchronize()
+        vocabulary = gpt2_vocabulary() if self.cfg.prefix else []
         elapsed_ms = 0.0
         started = time.perf_counter()
+        if self.cfg.prefix:
+            self.model.prefix_of.copy_(torch.tensor(prefixes_of(vocabulary, self.cfg.vocab_size)))
         for step in range(last + 1):
             if step < self.cfg.total_steps:
                 self.set_stage(step)
@@ -3450,6 +3792,7 @@ def train(
     if world > 1:
         dist.barrier()
         dist.destroy_process_group()
+    log.close()
 
 
 # ============================================================================================
@@ -3565,7 +3908,7 @@ def load_scorer(path: str | Path, device: str | torch.device) -> Scorer:
     """The model of a checkpoint, ready to score on `device`; FP8 is not used in scoring."""
     device = torch.device(device)
     tensors, about = load_checkpoint(Path(path))
-    cfg = replace(config_from(about["config"]), fp8_mlp=False, fp8_head=False)
+    cfg = replace(config_from(about["config"]), fp8_mlp=False, fp8_head=False, fp8_down=False)
     cfg, _ = fit_to_device(cfg, device)
     use_attention(find_attention(device))
     frequencies = tensors.pop("yarn_frequencies").numpy()
@@ -3583,6 +3926,9 @@ def load_scorer(path: str | Path, device: str | torch.device) -> Scorer:
 def parse(argv: Sequence[str]) -> tuple[Config, dict[str, Any]]:
     """Arguments -> configuration and run options; none at all is the record program."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--record", type=int, default=84, choices=sorted(RECORDS), help="program of this record"
+    )
     parser.add_argument("--ablate", default="", metavar="A,B", help=f"switch off: {switches(True)}")
     parser.add_argument("--enable", default="", metavar="A,B", help=f"switch on: {switches(False)}")
     parser.add_argument("--steps", type=int, help="stop after this many steps of the schedule")
@@ -3590,7 +3936,9 @@ def parse(argv: Sequence[str]) -> tuple[Config, dict[str, Any]]:
     parser.add_argument("--val-every", type=int, help="validate every so many steps (250)")
     parser.add_argument("--seed", type=int, help="seed of the initial weights (default: none)")
     given = parser.parse_args(argv)
-    cfg, notes = Config(), []
+    cfg, notes = record_config(given.record), []
+    if given.record != 84:
+        notes.append(f"program of record #{given.record}")
     for names, value, known in (
         (given.ablate, False, switches(True)),
         (given.enable, True, switches(False)),

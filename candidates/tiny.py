@@ -42,10 +42,10 @@ class Config:
     # Model
     vocab_size: int = 256
     layers: int = 2
-    dim: int = 96
-    heads: int = 3
+    dim: int = 64
+    heads: int = 2
     # Optimizer: Muon on the matrices of the blocks, Adam on the embedding and the head
-    steps: int = 300
+    steps: int = 450
     muon_lr: float = 0.03
     muon_momentum: tuple[float, float] = (0.85, 0.9)  # from, to
     muon_momentum_steps: int = 50
@@ -83,8 +83,8 @@ def shards(pattern: str) -> list[Path]:
 def train_batches(config: Config, rank: int, world: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Inputs and targets of this rank, (batch_seqs / world, seq_len) int64 each.
 
-    The stream is read once, in order: step k takes its k-th slice of batch_seqs * seq_len tokens, and
-    rank r the r-th part of the slice. Nothing is opened before the first batch is asked for.
+    The stream is read once, in order: step k takes its k-th slice of batch_seqs * seq_len tokens,
+    and rank r the r-th part of the slice. Nothing is opened before the first batch is asked for.
     """
     batch_tokens = config.batch_seqs * config.seq_len
     rank_tokens = batch_tokens // world

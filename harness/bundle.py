@@ -1,18 +1,24 @@
 """The bundle: one folder with all evidence of a series, and the only door to it.
 
-`BundlePaths` names every file. `read_bundle` turns the folder into plain data for `judge`: it
-hashes, parses and compares, and collects what does not fit as problems instead of stopping at the
-first. It executes nothing, follows no link and opens no path outside the folder.
+`read_bundle` turns the folder into plain data for `judge`: it hashes, parses and compares, and
+collects what does not fit as problems instead of stopping at the first. It executes nothing,
+follows no link and opens no path outside the folder (bundle_files.py).
 """
 
 from __future__ import annotations
 
-import os
-import stat
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from harness.canonical import sha256_file, sha256_text
+from harness.bundle_files import (
+    LOG_LIMIT_BYTES,
+    BundlePaths,
+    files_below,
+    safe_path,
+    safe_sha256,
+    safe_text,
+)
+from harness.canonical import sha256_text
 from harness.environment import Environment, read_environment
 from harness.errors import EvidenceError, LogError, UsageError
 from harness.ledger import (
@@ -25,6 +31,7 @@ from harness.ledger import (
     Planned,
     Started,
     event_line,
+    ledger_lines,
     read_ledger,
 )
 from harness.logs import RunLog, read_log
@@ -33,59 +40,16 @@ from harness.telemetry import RunTelemetry, summarise_csv
 from harness.tracks.track import Track, parse_track, track_sha256
 from harness.verdict_schema import RunState
 
-TEXT_LIMIT_BYTES = 32 << 20
-LOG_LIMIT_BYTES = 256 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class BundlePaths:
-    """Every path of a bundle, from its root."""
-
-    root: Path
-
-    @property
-    def plan(self) -> Path:
-        return self.root / "plan.json"
-
-    @property
-    def track(self) -> Path:
-        return self.root / "track.toml"
-
-    @property
-    def ledger(self) -> Path:
-        return self.root / "ledger.jsonl"
-
-    @property
-    def environment(self) -> Path:
-        return self.root / "environment.json"
-
-    @property
-    def verdict(self) -> Path:
-        return self.root / "verdict.json"
-
-    @property
-    def runs(self) -> Path:
-        return self.root / "runs"
-
-    @property
-    def lock(self) -> Path:
-        """Held by the process that writes; never part of the evidence."""
-        return self.root / ".lock"
-
-    def source(self, arm: ArmName) -> Path:
-        return self.root / "source" / arm
-
-    def log(self, run_id: str) -> Path:
-        return self.runs / f"{run_id}.log"
-
-    def times(self, run_id: str) -> Path:
-        return self.runs / f"{run_id}.times"
-
-    def stderr(self, run_id: str) -> Path:
-        return self.runs / f"{run_id}.err"
-
-    def telemetry(self, run_id: str) -> Path:
-        return self.runs / f"{run_id}.gpu.csv"
+__all__ = [
+    "Bundle",
+    "BundlePaths",
+    "Problem",
+    "Run",
+    "is_bundle",
+    "read_bundle",
+    "safe_path",
+    "safe_text",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,42 +106,6 @@ class Bundle:
         return bool(self.events) and isinstance(self.events[-1], Closed)
 
 
-def safe_text(root: Path, relative: str, limit: int = TEXT_LIMIT_BYTES) -> str:
-    """Text of a regular file inside `root`; raises EvidenceError for anything else."""
-    path = safe_path(root, relative)
-    if path.stat().st_size > limit:
-        raise EvidenceError(
-            f"{relative} is larger than {limit >> 20} MiB", where=str(path), fix="not a bundle file"
-        )
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise EvidenceError(f"{relative} is not UTF-8 text", where=str(path)) from None
-
-
-def safe_path(root: Path, relative: str) -> Path:
-    """Path of a regular file inside `root`, no link on the way; raises EvidenceError."""
-    pure = PurePosixPath(relative)
-    if pure.is_absolute() or ".." in pure.parts or "\\" in relative or not pure.parts:
-        raise EvidenceError(f"path leaves the bundle: {relative!r}", where=str(root))
-    path = root
-    for part in pure.parts:
-        path = path / part
-        try:
-            mode = os.lstat(path).st_mode
-        except (OSError, ValueError):
-            raise EvidenceError(
-                f"{relative} is missing",
-                where=str(root),
-                fix="restore the bundle as `speedrun submit` wrote it",
-            ) from None
-        if stat.S_ISLNK(mode):
-            raise EvidenceError(f"{relative} is a symbolic link", where=str(path))
-    if not stat.S_ISREG(mode):
-        raise EvidenceError(f"{relative} is not a regular file", where=str(path))
-    return path
-
-
 def is_bundle(folder: Path) -> bool:
     """Does the folder look like a bundle (it has a plan or a ledger)?"""
     return (folder / "plan.json").is_file() or (folder / "ledger.jsonl").is_file()
@@ -195,13 +123,17 @@ def read_bundle(root: Path) -> Bundle:
     track = parse_track(track_text, str(root / "track.toml"))
     if track_sha256(track_text) != plan.track_sha256:
         problems.append(Problem("track.toml", "not the rule set that the plan was made under"))
-    events = read_ledger(safe_text(root, "ledger.jsonl").splitlines(), str(root / "ledger.jsonl"))
+    events = read_ledger(ledger_lines(safe_text(root, "ledger.jsonl")), str(root / "ledger.jsonl"))
     if not events or not isinstance(events[0], Planned):
         raise EvidenceError(
             "the ledger does not begin with its plan", where=str(root / "ledger.jsonl")
         )
     if plan.text() != plan_text or events[0].plan_sha256 != plan.sha256():
         problems.append(Problem("plan.json", "not the plan that the ledger began with"))
+    if any(isinstance(event, Closed) for event in events[:-1]):
+        problems.append(Problem("ledger.jsonl", "goes on after the series was closed"))
+    if any(isinstance(event, Planned) for event in events[1:]):
+        problems.append(Problem("ledger.jsonl", "plans a second time"))
     sources = {arm: _read_arm(root, plan, arm, problems) for arm in ARMS}
     runs = _read_runs(root, plan, events, problems)
     return Bundle(
@@ -211,7 +143,7 @@ def read_bundle(root: Path) -> Bundle:
         events=tuple(events),
         ledger_sha256=_head(events),
         runs=tuple(runs),
-        environment=_read_environment(root, events, problems),
+        environment=_read_environment(root, events[0], problems),
         sources=sources,
         problems=tuple(problems),
     )
@@ -221,27 +153,37 @@ def _head(events: list[Event]) -> str:
     return sha256_text(event_line(events[-1]))
 
 
-def _read_environment(
-    root: Path, events: list[Event], problems: list[Problem]
-) -> Environment | None:
+def _read_environment(root: Path, planned: Planned, problems: list[Problem]) -> Environment | None:
     try:
-        return read_environment(safe_text(root, "environment.json"), "environment.json")
+        text = safe_text(root, "environment.json")
+        environment = read_environment(text, "environment.json")
     except EvidenceError as error:
         problems.append(Problem("environment.json", error.what))
         return None
+    if sha256_text(text) != planned.environment_sha256:
+        problems.append(
+            Problem("environment.json", "not the environment that the ledger began with")
+        )
+    return environment
 
 
 def _read_arm(root: Path, plan: Plan, arm: ArmName, problems: list[Problem]) -> dict[str, str]:
     texts: dict[str, str] = {}
-    for path, expected in plan.arm(arm).files.items():
+    files = plan.arm(arm).files
+    for path, expected in files.items():
         relative = f"source/{arm}/{path}"
         try:
-            full = safe_path(root, relative)
-            if sha256_file(full) != expected:
-                problems.append(Problem(relative, "not the source that the plan names"))
             texts[path] = safe_text(root, relative)
+            if sha256_text(texts[path]) != expected:
+                problems.append(Problem(relative, "not the source that the plan names"))
         except EvidenceError as error:
             problems.append(Problem(relative, error.what))
+    # A run gets a copy of the whole folder: a file slipped in would be imported and hashed nowhere.
+    problems += [
+        Problem(f"source/{arm}/{path}", "lies beside the source and is not in the plan")
+        for path in files_below(root, f"source/{arm}")
+        if path not in files
+    ]
     return texts
 
 
@@ -258,8 +200,8 @@ def _read_runs(root: Path, plan: Plan, events: list[Event], problems: list[Probl
             ends[event.run_id] = event
         elif isinstance(event, Excluded):
             exclusions[event.run_id] = event
-    known = {start.run_id for start in starts}
-    for extra in sorted((set(ends) | set(exclusions)) - known):
+    known = {start.run_id: ends.get(start.run_id) for start in starts}
+    for extra in sorted((set(ends) | set(exclusions)) - set(known)):
         problems.append(Problem("ledger.jsonl", f"{extra} ends but was never started"))
     if len(known) != len(starts):
         problems.append(Problem("ledger.jsonl", "one run id was started twice"))
@@ -271,14 +213,17 @@ def _read_runs(root: Path, plan: Plan, events: list[Event], problems: list[Probl
     ]
 
 
-def _name_strangers(root: Path, known: set[str], problems: list[Problem]) -> None:
-    """Files under runs/ that belong to no started run: an appended run would be one."""
-    folder = root / "runs"
-    if not folder.is_dir():
-        return
-    for entry in sorted(folder.iterdir()):
-        if entry.name.split(".")[0] not in known:
-            problems.append(Problem(f"runs/{entry.name}", "belongs to no run in the ledger"))
+def _name_strangers(
+    root: Path, known: dict[str, Finished | Failed | Lost | None], problems: list[Problem]
+) -> None:
+    """Files under runs/ that the ledger does not know: an appended run would be one."""
+    for path in files_below(root, "runs"):
+        run_id = path.split(".")[0]
+        end = known.get(run_id)
+        if run_id not in known:
+            problems.append(Problem(f"runs/{path}", "belongs to no run in the ledger"))
+        elif end is not None and path not in end.files:
+            problems.append(Problem(f"runs/{path}", "was not there when its run ended"))
 
 
 def _read_run(
@@ -318,12 +263,15 @@ def _compare_hashes(root: Path, end: Finished | Failed | Lost, problems: list[Pr
     for name, expected in sorted(end.files.items()):
         relative = f"runs/{name}"
         try:
-            if sha256_file(safe_path(root, relative)) != expected:
+            if safe_sha256(root, relative) != expected:
                 problems.append(
                     Problem(relative, "differs from what the ledger recorded when the run ended")
                 )
         except EvidenceError as error:
             problems.append(Problem(relative, error.what))
+    own = f"{end.run_id}.log"
+    if isinstance(end, Finished) and own not in end.files:
+        problems.append(Problem(f"runs/{own}", "finished, and the ledger has no hash of its log"))
 
 
 def _read_log(root: Path, run_id: str, problems: list[Problem] | None) -> RunLog | None:

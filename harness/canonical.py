@@ -47,4 +47,5 @@ def finite(value: float | None, digits: int = 10) -> float | None:
     """
     if value is None or not math.isfinite(value):
         return None
-    return float(f"{value:.{digits - 1}e}")
+    # + 0.0: a negative zero would be written as -0.0.
+    return float(f"{value:.{digits - 1}e}") + 0.0

@@ -22,6 +22,7 @@ from harness.plan import ArmName, Record
 
 GENESIS = "0" * 64
 LINE_LIMIT = 1_000_000
+RunId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$")]
 
 FailReason = Literal["crash", "timeout", "stall", "divergence", "garbage", "output", "disk"]
 
@@ -35,13 +36,14 @@ class _Event(Record):
 class Planned(_Event):
     event: Literal["planned"] = "planned"
     plan_sha256: str
+    environment_sha256: str = Field(description="of environment.json, taken before run 1")
 
 
 class Started(_Event):
     """Written before the process exists."""
 
     event: Literal["started"] = "started"
-    run_id: str
+    run_id: RunId
     arm: ArmName
     pair: int
     attempt: int
@@ -54,7 +56,7 @@ class Started(_Event):
 
 
 class _Ended(_Event):
-    run_id: str
+    run_id: RunId
     wall_s: float
     exit_code: int | None
     files: dict[str, str] = Field(description="file name under runs/ -> sha256")
@@ -74,14 +76,14 @@ class Lost(_Event):
     """A run without an end: the harness was killed, or was asked to stop in the middle."""
 
     event: Literal["lost"] = "lost"
-    run_id: str
+    run_id: RunId
     why: str
     files: dict[str, str] = Field(default_factory=dict)
 
 
 class Excluded(_Event):
     event: Literal["excluded"] = "excluded"
-    run_id: str
+    run_id: RunId
     criterion: str
     evidence: str
 
@@ -157,15 +159,29 @@ class Ledger:
     def open(cls, path: Path) -> Ledger:
         """An existing ledger, to be continued. A last line cut by a crash is dropped and mended.
 
-        Raises EvidenceError if the chain is broken anywhere before the last line.
+        Raises EvidenceError if the file cannot be read, or the chain is broken anywhere before
+        the last line; the file is then left as it is.
         """
-        text = path.read_text(encoding="utf-8")
-        if text and not text.endswith("\n"):
+        try:
+            data = path.read_bytes()
             # A line is written with one write() and fsync: a tail without newline was never
-            # acknowledged, so nothing that happened is lost by cutting it.
-            text = text[: text.rfind("\n") + 1]
-            path.write_text(text, encoding="utf-8")
-        events = read_ledger(text.splitlines(), str(path))
+            # acknowledged, so nothing that happened is lost by cutting it. It may end inside a
+            # character, so it is cut before decoding.
+            whole = data[: data.rfind(b"\n") + 1]
+            events = read_ledger(ledger_lines(whole.decode("utf-8")), str(path))
+            if len(whole) < len(data):
+                os.truncate(path, len(whole))
+        except UnicodeDecodeError as error:
+            raise EvidenceError(
+                "the ledger is not UTF-8 text", where=str(path), why=str(error)
+            ) from None
+        except OSError as error:
+            raise EvidenceError(
+                "the ledger cannot be read",
+                where=str(path),
+                why=str(error.strerror or error),
+                fix="restore ledger.jsonl as it was written",
+            ) from None
         head = sha256_text(event_line(events[-1])) if events else GENESIS
         return cls(path, events, head)
 
@@ -197,6 +213,13 @@ class Ledger:
         self.head = sha256_text(line)
 
 
+def ledger_lines(text: str) -> list[str]:
+    """The lines of ledger.jsonl. Only a newline ends one: `str.splitlines` would also cut at
+    U+2028 and its like, which JSON leaves as they are."""
+    lines = text.split("\n")
+    return lines if lines[-1] else lines[:-1]
+
+
 def read_ledger(lines: Iterable[str], where: str) -> list[Event]:
     """Events of a ledger; raises EvidenceError at the first line that breaks schema or chain."""
     events: list[Event] = []
@@ -207,14 +230,16 @@ def read_ledger(lines: Iterable[str], where: str) -> list[Event]:
             raise EvidenceError("a ledger line is longer than any event", where=place)
         try:
             event = _EVENT.validate_json(line)
-        except ValidationError as error:
+            written = event_line(event)
+        except (ValueError, RecursionError) as error:
+            first = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
             raise EvidenceError(
                 "a ledger line breaks its schema",
                 where=place,
-                why=str(error.errors()[0]["msg"]),
+                why=str(first),
                 fix="restore ledger.jsonl as it was written; it is never edited by hand",
             ) from None
-        if event_line(event) != line:
+        if written != line:
             raise EvidenceError("a ledger line is not in canonical form", where=place)
         if event.previous_sha256 != previous or event.seq != len(events):
             raise EvidenceError(

@@ -189,10 +189,10 @@ def render(state: BoardState) -> RenderableType:
         elapsed = (time.monotonic() - state.begun) / 60
         parts.append(Text(f"{elapsed:.1f} min so far, about {left:.1f} to the next look", "dim"))
     parts += [Text(visible(note), "yellow") for note in state.notes[-4:]]
-    title = f"speedrun {state.plan.track}: {visible(state.plan.name)}"
+    title = f"speedrun {state.plan.track}: {state.plan.name}"
     if state.plan.exhibition:
         title += " — EXHIBITION"
-    return Panel(Group(*parts), title=title, title_align="left", border_style="dim")
+    return Panel(Group(*parts), title=Text(visible(title)), title_align="left", border_style="dim")
 
 
 def _pair_cells(state: BoardState, index: int, counts: bool) -> list[str]:

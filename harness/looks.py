@@ -10,11 +10,13 @@ settled the baseline rests.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from harness.bundle import Run
 from harness.plan import ArmName, Plan
-from harness.samples import Samples, final_loss, final_ms, final_steps
+from harness.samples import Samples, final_loss, final_ms, final_steps, take_samples
 from harness.stats.loss import loss_test, z_rule
 from harness.stats.timing import paired_ratio
 from harness.tracks.track import Track
@@ -36,6 +38,15 @@ class Progress:
     timing_decided: int | None
     next: tuple[int, ArmName] | None
     over: Literal["", "both claims decided", "last look taken"]
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One run the plan wants."""
+
+    pair: int
+    arm: ArmName
+    counts: bool
 
 
 def rule_p(track: Track, losses: list[float], target_loss_nats: float) -> float:
@@ -112,3 +123,17 @@ def progress(plan: Plan, track: Track, samples: Samples) -> Progress:
         if loss_at is not None and timing_at is not None:
             return Progress(tuple(looks), loss_at, timing_at, None, "both claims decided")
     return Progress(tuple(looks), loss_at, timing_at, None, "last look taken")
+
+
+def next_slot(plan: Plan, track: Track, runs: Sequence[Run]) -> Slot | None:
+    """The run that the plan wants after these, the warm-up pair first; None when it is over.
+
+    Pure: `submit` asks it before every run, `judge` asks it again for every run that was started.
+    """
+    for pair in plan.pairs:
+        for arm in pair.order if not pair.counts else ():
+            done = [run for run in runs if run.pair == pair.index and run.arm == arm]
+            if not any(run.state in ("finished", "excluded") for run in done):
+                return Slot(pair.index, arm, False)
+    wanted = progress(plan, track, take_samples(plan, runs)).next
+    return None if wanted is None else Slot(*wanted, True)

@@ -20,9 +20,9 @@ ARMS: tuple[ArmName, ArmName] = ("candidate", "baseline")
 
 
 class Record(BaseModel):
-    """Base of everything that is written to a bundle: strict, closed, frozen."""
+    """Base of everything that is written to a bundle: strict, closed, frozen, no NaN."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ArmPlan(Record):
@@ -117,18 +117,23 @@ EXCLUSIONS: tuple[Criterion, ...] = (
 def draw_pairs(seed: int, count: int) -> tuple[Pair, ...]:
     """Warm-up pair plus `count` counted pairs, each order drawn by `seed`.
 
-    Orders come in blocks of two (one AB, one BA, shuffled), so that drift over the series
-    cancels: after every even number of pairs both arms went first equally often.
+    Counted pairs come in blocks of two (one AB, one BA, shuffled), so that drift over the series
+    cancels: after every even number of counted pairs both arms went first equally often. The
+    warm-up pair is drawn by itself, as it enters no comparison.
     """
     draw = random.Random(seed)
-    orders: list[tuple[ArmName, ArmName]] = []
+    both: tuple[tuple[ArmName, ArmName], ...] = (
+        ("candidate", "baseline"),
+        ("baseline", "candidate"),
+    )
+
+    def block() -> tuple[tuple[ArmName, ArmName], ...]:
+        # random() alone is promised to give the same numbers in every version of Python.
+        return both if draw.random() < 0.5 else both[::-1]
+
+    orders = [block()[0]]
     while len(orders) < count + 1:
-        block: list[tuple[ArmName, ArmName]] = [
-            ("candidate", "baseline"),
-            ("baseline", "candidate"),
-        ]
-        draw.shuffle(block)
-        orders += block
+        orders += block()
     return tuple(
         Pair(index=i, order=order, counts=i > 0) for i, order in enumerate(orders[: count + 1])
     )
@@ -137,7 +142,8 @@ def draw_pairs(seed: int, count: int) -> tuple[Pair, ...]:
 def read_plan(text: str, where: str) -> Plan:
     """Plan from the text of plan.json; raises EvidenceError naming the field at fault."""
     try:
-        return Plan.model_validate_json(text)
+        plan = Plan.model_validate_json(text)
+        plan.text()  # an integer of thousands of digits is valid, and cannot be written again
     except ValidationError as error:
         first = error.errors()[0]
         raise EvidenceError(
@@ -146,3 +152,6 @@ def read_plan(text: str, where: str) -> Plan:
             why=str(first["msg"]),
             fix="restore the file as `speedrun submit` wrote it",
         ) from None
+    except (ValueError, RecursionError) as error:
+        raise EvidenceError("plan.json breaks its schema", where=where, why=str(error)) from None
+    return plan

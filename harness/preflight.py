@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from harness.canonical import sha256_file
 from harness.checks.hardware import unofficial_hardware
+from harness.data.hash_cache import cached_sha256
+from harness.data.manifest import Manifest, read_manifest
+from harness.data.stream import (
+    data_folder,
+    data_root,
+    is_train_shard,
+    shards_here,
+    stated_hashes,
+)
 from harness.environment import Environment
 from harness.errors import UnfitError
 from harness.source import Source
 from harness.tracks.track import Track
 
 DISK_NEEDED_BYTES = 1 << 30
-HEADER_BYTES = 1024
+HASHERS = 4
 
 
 def find_data(track: Track, asked: Path | None, cache: Path, default: Path) -> Path:
     """Folder that DATA_PATH will name, with the track's data in it; makes synthetic data.
 
-    Raises UnfitError when shards are missing.
+    Shards are looked for under `asked`, else under the DATA_PATH of this process, else under
+    `default`. Raises UnfitError when some are missing.
     """
     if track.data.kind == "synthetic":
         from harness.synthetic import make_tiny_data
@@ -28,45 +38,70 @@ def find_data(track: Track, asked: Path | None, cache: Path, default: Path) -> P
         root = asked or cache / "data"
         make_tiny_data(root)
         return root.resolve()
-    root = (asked or default).resolve()
-    folder = root / track.data.folder
-    shards = sorted(folder.glob(track.data.train_glob)) if folder.is_dir() else []
-    validation = folder / track.data.validation_file
-    if not validation.is_file() or len(shards) < track.data.minimum_train_shards:
+    root = data_root(track, asked, default).resolve()
+    folder = data_folder(track, root)
+    names = shards_here(track, folder)
+    train = sum(is_train_shard(track, name) for name in names)
+    if track.data.validation_file not in names or train < track.data.minimum_train_shards:
+        present = "present" if track.data.validation_file in names else "absent"
         raise UnfitError(
             f"the data of track {track.name} are not here",
             where=str(folder),
-            why=f"found {len(shards)} of at least {track.data.minimum_train_shards} train shards, "
-            f"validation shard {'present' if validation.is_file() else 'absent'}",
-            fix="put the token shards there, or name their root with --data",
+            why=f"found {train} of at least {track.data.minimum_train_shards} train shards, "
+            f"validation shard {present}",
+            fix=f"speedrun data fetch --track {track.name} --dir {root}, "
+            "or name the root of the data with --data",
         )
     return root
 
 
 def hash_data(track: Track, root: Path) -> dict[str, str]:
-    """sha256 of the validation shard and of every train shard a track names a hash for.
+    """File name -> sha256 of every shard that a run can read: validation and all train shards.
 
-    Raises UnfitError when a hash differs from the track's. Shards without a stated hash are
-    hashed too where the track is official about none; several GB take about a second a GB.
+    A file that is unchanged since it was last hashed on this machine is not read again
+    (`data/hash_cache`: the first time takes half a second a GB and core). Raises UnfitError when
+    a hash differs from the one the track's rules state, or from the one that was fetched.
     """
-    folder = root / track.data.folder
-    shards = sorted(path.name for path in folder.glob(track.data.train_glob))
-    names = [track.data.validation_file, *shards[: track.data.minimum_train_shards]]
-    found = {name: sha256_file(folder / name) for name in names}
-    for name, expected in track.data.sha256.items():
-        if found.get(name, expected) != expected:
+    folder = data_folder(track, root)
+    names = shards_here(track, folder)
+    manifest = read_manifest(folder) or Manifest()
+    with ThreadPoolExecutor(HASHERS) as pool:
+        try:
+            hashes = pool.map(lambda name: cached_sha256(folder / name), names)
+            found = dict(zip(names, hashes, strict=True))
+        except OSError as error:
             raise UnfitError(
-                f"{name} is not the track's shard",
+                "a shard cannot be read",
+                where=str(folder),
+                why=str(error),
+                fix="speedrun data check",
+            ) from error
+    stated = stated_hashes(track)
+    for name, sha256 in found.items():
+        entry = manifest.entry(name)
+        expected = stated.get(name) or (entry.sha256 if entry else sha256)
+        if sha256 != expected:
+            says = "the track states" if name in stated else "manifest.json states"
+            raise UnfitError(
+                f"{name} is not the {'track' if name in stated else 'manifest'}'s shard",
                 where=str(folder / name),
-                why=f"sha256 {found[name][:16]}…, the track states {expected[:16]}…",
-                fix="fetch it again",
+                why=f"sha256 {sha256[:16]}…, {says} {expected[:16]}…",
+                fix=f"speedrun data fetch --track {track.name} --dir {root} (keeps the old file)",
             )
     return found
 
 
 def check_machine(track: Track, environment: Environment, out: Path) -> None:
     """Raises UnfitError when nothing could run here at all."""
-    free = shutil.disk_usage(out if out.exists() else out.parent).free
+    there = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
+    if not there.is_dir():
+        raise UnfitError(
+            "a bundle needs a folder",
+            where=str(out),
+            why=f"{there} is a file",
+            fix="name a folder with --out",
+        )
+    free = shutil.disk_usage(there).free
     if free < DISK_NEEDED_BYTES:
         raise UnfitError(
             "too little free disk for a bundle",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from harness.bundle import BundlePaths, read_bundle
 from harness.canonical import dumps_line, sha256_text
+from harness.errors import UnfitError
 from harness.report import write_report
+from harness.report.write import replace_file
 from harness.terminal import Terminal
 from harness.verdict import judge, verdict_text
 from harness.verdict_schema import Verdict
@@ -27,11 +29,20 @@ WORDS = {
 
 
 def write_verdict(paths: BundlePaths) -> Verdict:
-    """Judge what is on disk and write verdict.json and the report beside it."""
+    """Judge what is on disk and write verdict.json and the report beside it.
+
+    Raises UnfitError when they cannot be written; the evidence is then untouched.
+    """
     verdict = judge(read_bundle(paths.root))
-    temporary = paths.verdict.with_suffix(".tmp")
-    temporary.write_text(verdict_text(verdict), encoding="utf-8")
-    temporary.replace(paths.verdict)
+    try:
+        replace_file(paths.verdict, verdict_text(verdict))
+    except OSError as error:
+        raise UnfitError(
+            "the verdict cannot be written",
+            where=str(paths.verdict),
+            why=str(error.strerror or error),
+            fix=f"make room, then: speedrun submit --resume {paths.root}",
+        ) from None
     write_report(verdict, paths.root)
     return verdict
 

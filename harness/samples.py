@@ -81,7 +81,7 @@ def final_steps(run: Run) -> int | None:
 
 
 def take_samples(plan: Plan, runs: Iterable[Run]) -> Samples:
-    """Samples of a series. The last finished attempt of a slot stands for it; there is only one
+    """Samples of a series. The first finished attempt of a slot stands for it; there is only one
     unless somebody ran a slot again after it had finished, which the evidence check names."""
     finished: dict[tuple[int, ArmName], Run] = {}
     unfinished: list[Run] = []

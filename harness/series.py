@@ -7,7 +7,6 @@ slot, so an uninterrupted series and a resumed one walk the same road.
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import tempfile
 import threading
@@ -15,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.bundle import Bundle, BundlePaths, read_bundle
-from harness.canonical import sha256_file
 from harness.errors import LogError, UnfitError
+from harness.exclusions import exclusion
 from harness.ledger import (
     Closed,
     Excluded,
@@ -30,28 +29,19 @@ from harness.ledger import (
     Started,
 )
 from harness.logs import parse_result_line, read_log
-from harness.looks import Progress, progress
+from harness.looks import Progress, Slot, next_slot, progress
 from harness.plan import ArmName, Plan
-from harness.runner.child_environment import child_environment
+from harness.recovery import hash_run_files
+from harness.runner.child_environment import child_environment, recorded
 from harness.runner.launch import LaunchOutcome, LaunchSpec, launch, stderr_tail
-from harness.runner.processes import end_leftovers
 from harness.runner.telemetry_process import TelemetrySampler
 from harness.runner.torchrun import run_command
 from harness.samples import take_samples
-from harness.telemetry import RunTelemetry, summarise_csv
+from harness.telemetry import summarise_csv
 from harness.tracks.track import Track
 from harness.watcher import Watcher
 
 MAX_EXCLUSIONS = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """One run the plan wants."""
-
-    pair: int
-    arm: ArmName
-    counts: bool
 
 
 class SeriesInterruptedError(Exception):
@@ -85,10 +75,9 @@ class Series:
             bundle = read_bundle(self.paths.root)
             if bundle.closed:
                 return
-            state = self._progress(bundle)
-            slot = self._next(bundle, state)
+            slot = next_slot(self.plan, self.track, bundle.runs)
             if slot is None:
-                self.ledger.append(Closed, why=state.over)
+                self._append(Closed, why=self._progress(bundle).over)
                 return
             if self.stop.is_set():
                 self._interrupt()
@@ -97,17 +86,6 @@ class Series:
 
     def _progress(self, bundle: Bundle) -> Progress:
         return progress(self.plan, self.track, take_samples(self.plan, bundle.runs))
-
-    def _next(self, bundle: Bundle, state: Progress) -> Slot | None:
-        warm = next(pair for pair in self.plan.pairs if not pair.counts)
-        for arm in warm.order:
-            done = [r for r in bundle.runs if r.pair == warm.index and r.arm == arm]
-            if not any(run.state in ("finished", "excluded") for run in done):
-                return Slot(warm.index, arm, False)
-        if state.next is None:
-            return None
-        pair, arm = state.next
-        return Slot(pair, arm, True)
 
     def _run_slot(self, slot: Slot, bundle: Bundle) -> bool:
         """One run from `started` to its end. False when the series must stop."""
@@ -126,23 +104,20 @@ class Series:
             arm.script,
             launch_plan.processes,
         )
-        self._append(
-            Started,
-            run_id=run_id,
-            arm=slot.arm,
-            pair=slot.pair,
-            attempt=attempt,
-            source_sha256=arm.source_sha256,
-            command=command,
-            environment=environment,
-            dropped=dropped,
-        )
-        self.watcher.run_started(run_id, slot.arm, slot.pair, slot.counts)
-        scratch = Path(tempfile.mkdtemp(prefix="speedrun-"))
+        scratch, folder = self._working_copy(slot.arm)
         try:
-            # A copy: what a run does to its own folder must not touch the evidence.
-            folder = scratch / slot.arm
-            shutil.copytree(self.paths.source(slot.arm), folder)
+            self._append(
+                Started,
+                run_id=run_id,
+                arm=slot.arm,
+                pair=slot.pair,
+                attempt=attempt,
+                source_sha256=arm.source_sha256,
+                command=command,
+                environment=recorded(environment),
+                dropped=dropped,
+            )
+            self.watcher.run_started(run_id, slot.arm, slot.pair, slot.counts)
             with TelemetrySampler(self.paths.telemetry(run_id)):
                 outcome = launch(
                     LaunchSpec(
@@ -170,13 +145,27 @@ class Series:
             self._interrupt()
         return going_on
 
+    def _working_copy(self, arm: ArmName) -> tuple[Path, Path]:
+        """(folder to throw away, copy of the arm's source in it): what a run does to its own
+        folder must not touch the evidence."""
+        try:
+            scratch = Path(tempfile.mkdtemp(prefix="speedrun-"))
+        except OSError as error:
+            raise _no_room(tempfile.gettempdir(), error) from None
+        try:
+            shutil.copytree(self.paths.source(arm), scratch / arm)
+        except OSError as error:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise _no_room(str(scratch), error) from None
+        return scratch, scratch / arm
+
     def _on_line(self, line: str) -> None:
         point = parse_result_line(line)
         if point is not None:
             self.watcher.point(point)
 
     def _record_end(self, run_id: str, outcome: LaunchOutcome) -> bool:
-        files = self._hashes(run_id)
+        files = hash_run_files(self.paths, run_id)
         if outcome.reason == "stopped":
             self._append(Lost, run_id=run_id, why="stopped by Ctrl-C", files=files)
             return True
@@ -253,13 +242,6 @@ class Series:
                     decision="stop" if after.next is None else "continue",
                 )
 
-    def _hashes(self, run_id: str) -> dict[str, str]:
-        return {
-            path.name: sha256_file(path)
-            for path in sorted(self.paths.runs.glob(f"{run_id}.*"))
-            if path.is_file()
-        }
-
     def _append(self, kind: type, **fields: object) -> None:
         try:
             self.ledger.append(kind, **fields)
@@ -276,36 +258,13 @@ class Series:
         raise SeriesInterruptedError
 
 
-def exclusion(summary: RunTelemetry) -> tuple[str, str] | None:
-    """(criterion, evidence) when a run meets an exclusion criterion of the plan, else None."""
-    if summary.hw_slowdown:
-        return "hw_slowdown", "a GPU reported a hardware slowdown"
-    if summary.foreign_processes:
-        return "foreign_process", f"{summary.foreign_processes} foreign process(es) on its GPUs"
-    return None
-
-
-def mend_after_kill(paths: BundlePaths, plan: Plan, ledger: Ledger, watcher: Watcher) -> None:
-    """Close what a killed harness left open: end its processes, call its run lost."""
-    ended = end_leftovers(f"{plan.sha256()[:16]}/")
-    if ended:
-        watcher.note(f"ended {ended} process(es) that an earlier, killed start had left behind")
-    open_runs: dict[str, Started] = {}
-    for event in ledger.events:
-        if isinstance(event, Started):
-            open_runs[event.run_id] = event
-        elif isinstance(event, Finished | Failed | Lost):
-            open_runs.pop(event.run_id, None)
-    for run_id in open_runs:
-        files = {
-            path.name: sha256_file(path)
-            for path in sorted(paths.runs.glob(f"{run_id}.*"))
-            if path.is_file()
-        }
-        ledger.append(
-            Lost, run_id=run_id, why="no end recorded: the harness was killed", files=files
-        )
-        watcher.note(f"{run_id} was lost when the harness was killed; it stays in the ledger")
+def _no_room(where: str, error: OSError) -> UnfitError:
+    return UnfitError(
+        "no working copy of the source can be made for the run",
+        where=where,
+        why=str(error.strerror or error),
+        fix="make room there, or set TMPDIR to a folder with room; then --resume",
+    )
 
 
 def _last_error(tail: str) -> str:
@@ -313,23 +272,3 @@ def _last_error(tail: str) -> str:
     lines = [line.strip() for line in tail.splitlines() if line.strip()]
     named = [line for line in lines if "Error" in line and "ChildFailedError" not in line]
     return (named or lines or [""])[-1][:300]
-
-
-def lock_bundle(paths: BundlePaths) -> int:
-    """Take the bundle for this process; the returned descriptor keeps the lock while open.
-
-    Raises UnfitError when another process writes to it.
-    """
-    import fcntl
-
-    descriptor = os.open(paths.lock, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise UnfitError(
-            "another speedrun process is writing to this bundle",
-            where=str(paths.root),
-            fix="wait for it, or stop it with Ctrl-C",
-        ) from None
-    return descriptor

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import warnings
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -51,11 +52,22 @@ class Source:
 
 
 def normal_form(text: str) -> str:
-    """The syntax tree without positions, comments and docstrings; the text if it does not parse."""
+    """The syntax tree without positions, comments and docstrings; the text if it does not parse
+    or nests too deeply to be written out."""
     try:
-        tree = ast.parse(text)
+        return _without_docstrings(_parse(text))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return text
+
+
+def _parse(text: str) -> ast.Module:
+    """Syntax tree; a script's own "invalid escape sequence" is no business of this process."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ast.parse(text)
+
+
+def _without_docstrings(tree: ast.Module) -> str:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             body = node.body
@@ -76,9 +88,11 @@ def read_source(script: Path) -> Source:
             f"no script at {script}",
             fix="give the path of one Python file, e.g. candidates/tiny.py",
         )
+    # Python puts the folder of the real file on sys.path, whatever link it was started through.
+    script = script.resolve()
     if script.suffix != ".py":
         raise UsageError(f"{script} is not a Python file", fix="give a .py file")
-    root = script.resolve().parent
+    root = script.parent
     files: dict[str, str] = {}
     waiting = [script.name]
     while waiting:
@@ -99,7 +113,7 @@ def read_source(script: Path) -> Source:
 
 def _read(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(
             f"{path.name} is not UTF-8 text", where=str(path), why=str(error)
@@ -107,13 +121,13 @@ def _read(path: Path) -> str:
     except OSError as error:
         raise UsageError(f"{path} cannot be read", why=str(error.strerror)) from None
     try:
-        ast.parse(text)
-    except (SyntaxError, ValueError) as error:
+        _parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         line = getattr(error, "lineno", None)
         raise UsageError(
             f"{path.name} is not valid Python",
             where=f"{path}:{line}" if line else str(path),
-            why=str(getattr(error, "msg", error)),
+            why=str(getattr(error, "msg", "") or error) or "it nests too deeply",
             fix="a script that does not parse would fail on the node: mend it first",
         ) from None
     return text
@@ -134,7 +148,7 @@ def _local_imports(text: str, root: Path, name: str) -> list[str]:
                 if full.is_file() and full.resolve().is_relative_to(root):
                     found.append(str(option))
 
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(_parse(text)):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 look(alias.name, PurePosixPath("."))

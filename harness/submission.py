@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,7 +14,7 @@ from harness.environment import Environment, describe_machine
 from harness.errors import UnfitError, UsageError
 from harness.ledger import Ledger, Planned, utc_now
 from harness.places import cache_root, repository
-from harness.plan import EXCLUSIONS, ArmName, Design, Launch, Plan, draw_pairs
+from harness.plan import EXCLUSIONS, ArmName, Launch, Plan, draw_pairs
 from harness.preflight import (
     check_machine,
     contract_warnings,
@@ -23,30 +22,12 @@ from harness.preflight import (
     hardware_reasons,
     hash_data,
 )
+from harness.request import Request, check_numbers, choose_design, choose_track, clean_name
 from harness.runner.probe import probe_interpreter
 from harness.source import Source, read_source
-from harness.stats.sequential import flat_p_bound
-from harness.tracks.track import Track, parse_track, track_names, track_sha256, track_text
+from harness.tracks.track import Track, parse_track, track_sha256, track_text
 
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What a person asked `submit` for; None means the default."""
-
-    candidate: Path | None = None
-    baseline: Path | None = None
-    track: str | None = None
-    design: str = "group-sequential"
-    runs: int | None = None
-    processes: int | None = None
-    python: str = ""
-    data: Path | None = None
-    out: Path = Path("results")
-    name: str | None = None
-    seed: int | None = None
-    target: float | None = None
-    timeout_s: float | None = None
-    exhibition: bool = False
+__all__ = ["Prepared", "Request", "compile_caches", "open_bundle", "prepare"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +46,11 @@ class Prepared:
 def prepare(request: Request) -> Prepared:
     """Preflight and plan. Writes nothing but synthetic data. Raises UsageError, UnfitError."""
     root = repository()
-    chosen, warnings = _choose_track(request)
+    chosen, warnings = choose_track(request)
     text = track_text(chosen)
     track = parse_track(text, f"{chosen} track")
+    check_numbers(request)
+    design = choose_design(request, track)
     candidate = _script(request.candidate, track.candidate, root, "candidate")
     baseline = _script(request.baseline, track.baseline, root, "baseline")
     sources: dict[ArmName, Source] = {
@@ -90,10 +73,9 @@ def prepare(request: Request) -> Prepared:
             why="; ".join(exhibition),
             fix="run it as an exhibition (same judging, never a record): add --exhibition",
         )
-    name = _clean_name(request.name or candidate.stem)
+    name = clean_name(request.name or candidate.stem)
     created = utc_now()
     seed = request.seed if request.seed is not None else secrets.randbelow(2**31)
-    design = _design(request, track)
     plan = Plan(
         name=name,
         track=track.name,
@@ -143,7 +125,11 @@ def open_bundle(prepared: Prepared) -> tuple[BundlePaths, Ledger]:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(text, encoding="utf-8", newline="")
         ledger = Ledger.create(paths.ledger)
-        ledger.append(Planned, plan_sha256=prepared.plan.sha256())
+        ledger.append(
+            Planned,
+            plan_sha256=prepared.plan.sha256(),
+            environment_sha256=prepared.environment.sha256(),
+        )
     except OSError as error:
         raise UnfitError(
             "the bundle's folder cannot be written",
@@ -171,19 +157,6 @@ def _cache_folder(source_sha256: str, environment: Environment) -> Path:
     return cache_root() / "compile" / f"{source_sha256[:20]}-{torch}"
 
 
-def _choose_track(request: Request) -> tuple[str, list[str]]:
-    if request.track is not None:
-        return request.track, []
-    if request.candidate is not None:
-        first = re.split(r"[_\-.]", request.candidate.stem)[0]
-        if first in track_names():
-            return first, []
-        return "tiny", [
-            f"no --track given and the name {request.candidate.name} names none: track tiny"
-        ]
-    return "tiny", []
-
-
 def _script(asked: Path | None, default: str, root: Path | None, what: str) -> Path:
     if asked is not None:
         return asked
@@ -203,15 +176,6 @@ def _origin(script: Path, root: Path | None) -> str:
     if root is not None and full.is_relative_to(root):
         return full.relative_to(root).as_posix()
     return script.name
-
-
-def _clean_name(name: str) -> str:
-    clean = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:60]
-    if not clean:
-        raise UsageError(
-            f"{name!r} cannot name a bundle", fix="use letters, digits, dots and dashes"
-        )
-    return clean
 
 
 def _folder(request: Request, name: str, created: str) -> Path:
@@ -239,38 +203,6 @@ def _processes(request: Request, track: Track, environment: Environment) -> int:
         # World sizes of the contract divide 8.
         return max(n for n in (1, 2, 4, 8) if n <= count) if count <= 8 else count
     return track.hardware.processes
-
-
-def _design(request: Request, track: Track) -> Design:
-    rule, alpha = track.design, track.contest.alpha
-    if request.design == "fixed":
-        looks: tuple[int, ...] = (request.runs or 10,)
-        loss_p = timing_p = alpha
-    elif request.design == "group-sequential":
-        looks = tuple(rule.looks)
-        loss_p, timing_p = rule.loss_p, rule.timing_p
-        if request.runs is not None and request.runs != looks[-1]:
-            looks = (*(look for look in looks if look < request.runs), request.runs)
-            loss_p = timing_p = flat_p_bound(looks, alpha)
-    else:
-        raise UsageError(
-            f"no plan named {request.design!r}", fix="--plan sequential, or --plan fixed --runs N"
-        )
-    if looks[0] < 2:
-        raise UsageError(
-            f"{looks[0]} run(s) prove nothing",
-            why="the t-test needs at least two losses",
-            fix="--runs 5 or more",
-        )
-    kind = "fixed" if request.design == "fixed" else "group-sequential"
-    return Design(
-        kind=kind,  # type: ignore[arg-type]
-        alpha=alpha,
-        looks=looks,
-        loss_p=loss_p,
-        timing_p=timing_p,
-        max_unfinished=rule.max_unfinished,
-    )
 
 
 def _exhibition_reasons(

@@ -19,10 +19,11 @@ from harness.looks import progress
 from harness.places import repository
 from harness.plan import Plan
 from harness.publish import publish
+from harness.recovery import lock_bundle, mend_after_kill
 from harness.runner.probe import probe_interpreter
 from harness.runner.processes import adopt_orphans
 from harness.samples import take_samples
-from harness.series import Series, SeriesInterruptedError, lock_bundle, mend_after_kill
+from harness.series import Series, SeriesInterruptedError
 from harness.submission import Prepared, Request, compile_caches, open_bundle, prepare
 from harness.terminal import Terminal
 from harness.tracks.track import Track

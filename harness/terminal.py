@@ -6,7 +6,9 @@ candidate is escaped before it is shown: a log line may hold terminal control co
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -24,14 +26,24 @@ def visible(text: str) -> str:
     )
 
 
-class Terminal:
-    """Doors to the person in front of it: colours where there is a terminal, plain text elsewhere.
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
 
-    quiet   True with `--json`: informational lines still go to stderr, stdout stays data
-    """
+
+class Terminal:
+    """Doors to the person in front of it: colours on a terminal, plain text elsewhere."""
 
     def __init__(self) -> None:
         self._console: Console | None = None
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # A locale without "≤" is no reason to fail; Python treats stderr so by itself.
+            sys.stdout.reconfigure(errors="backslashreplace")
 
     @property
     def console(self) -> Console:
@@ -52,8 +64,9 @@ class Terminal:
         sys.stdout.flush()
 
     def json(self, value: Any) -> None:
-        """One JSON document to stdout."""
-        self.data(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False))
+        """One JSON document to stdout; NaN and infinities, which are not JSON, become null."""
+        utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+        self.data(json.dumps(_finite(value), indent=2, sort_keys=True, ensure_ascii=not utf8))
 
     def info(self, text: str) -> None:
         self._line(text, "")
@@ -90,7 +103,7 @@ class Terminal:
         from rich.text import Text
 
         table = Table(
-            title=title or None,
+            title=Text(visible(title)) if title else None,
             box=box.SIMPLE_HEAD,
             title_justify="left",
             padding=(0, 1, 0, 0),
@@ -102,7 +115,7 @@ class Terminal:
             heading = name.lstrip(">~")
             gives_way = name.startswith("~")
             table.add_column(
-                heading,
+                Text(visible(heading)),
                 justify="right" if name.startswith(">") else "left",
                 no_wrap=elastic,
                 overflow="ellipsis" if gives_way else "fold",

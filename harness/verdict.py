@@ -9,6 +9,8 @@ from harness.canonical import dumps, finite
 from harness.checks.buffer import check_buffer
 from harness.checks.case import Case
 from harness.checks.check import Check
+from harness.checks.conduct import check_conduct
+from harness.checks.design import check_design
 from harness.checks.evidence import check_completion, check_evidence, check_runs
 from harness.checks.hardware import check_hardware
 from harness.checks.significance import check_significance
@@ -26,6 +28,8 @@ CHECKS = (
     check_evidence,
     check_runs,
     check_completion,
+    check_design,
+    check_conduct,
     check_source,
     check_hardware,
     check_buffer,

@@ -77,6 +77,7 @@ def _contradictions(bundle: Bundle, environment: Environment) -> list[str]:
     findings = []
     for run in bundle.runs:
         stated = run.log.environment.gpu if run.log is not None else None
-        if stated and known and stated not in known:
-            findings.append(f"runs/{run.run_id}.log states {stated}, the node has {sorted(known)}")
+        if stated and stated not in known:
+            here = " and ".join(sorted(known)) or "no GPU"
+            findings.append(f"runs/{run.run_id}.log states {stated}, environment.json {here}")
     return findings

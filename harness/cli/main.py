@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from harness import __version__
-from harness.errors import EXIT_INTERRUPTED, EXIT_USAGE, SpeedrunError
+from harness.errors import EXIT_INTERRUPTED, EXIT_USAGE, SpeedrunError, UnfitError
 from harness.terminal import Terminal
 
 app = typer.Typer(
@@ -39,6 +39,7 @@ def _main(
 
 
 def _register() -> None:
+    from harness.cli.data import app as data
     from harness.cli.doctor import doctor
     from harness.cli.history import history
     from harness.cli.plan import plan
@@ -49,6 +50,7 @@ def _register() -> None:
 
     for command in (submit, verify, plan, report, doctor, history, schema):
         app.command(command.__name__)(command)
+    app.add_typer(data, name="data")
 
 
 _register()
@@ -68,6 +70,16 @@ def main(arguments: list[str] | None = None) -> Any:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(EXIT_USAGE)
+    except OSError as error:
+        # What no command expected of the file system: a full disk, a folder that went away.
+        unfit = UnfitError(
+            "the operating system refused",
+            where=str(error.filename or ""),
+            why=str(error.strerror or error),
+            fix="look to the disk and to who may write there; what was written before is intact",
+        )
+        terminal.error(unfit)
+        sys.exit(unfit.exit_code)
 
 
 if __name__ == "__main__":

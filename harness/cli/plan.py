@@ -24,12 +24,13 @@ def plan(
     from harness.terminal import Terminal
     from harness.tracks.track import load_track
 
-    if margin <= 0 or (sd is not None and sd <= 0):
-        raise UsageError(
-            "margin and sd must be positive",
-            why=f"margin {margin:g}, sd {sd}",
-            fix="--margin 0.0015 means 0.0015 nats below the target",
-        )
+    for option, value in (("--margin", margin), ("--sd", sd), ("--price", price)):
+        if value is not None and not 0 < value < 1e6:
+            raise UsageError(
+                f"{option} must be a positive number",
+                why=f"it is {value:g}",
+                fix="--margin 0.0015 means 0.0015 nats below the target",
+            )
     terminal = Terminal()
     rules = load_track(track)
     rows = cost_table(rules, margin, sd or rules.contest.loss_sd_nats, price)

@@ -102,8 +102,8 @@ def _design(claim: LossResult | TimingResult, verdict: Verdict, test: str) -> tu
         Fact(
             "Design p",
             shown,
-            "p of the whole procedure with all its planned looks, an upper bound by Bonferroni; at "
-            f"most {fmt.plain(alpha)} passes. It is what the decision stands on.",
+            "the p of the whole procedure over all planned looks, an upper bound by Bonferroni; "
+            f"at most {fmt.plain(alpha)} passes. It is what the decision stands on.",
         ),
         Fact(
             "Look p",
@@ -184,7 +184,7 @@ def _in_time(verdict: Verdict) -> tuple[Fact, ...]:
         Fact(
             "Paired p",
             fmt.p_value(t.p, alpha),
-            f"t-test on the logarithms of the {fmt.many(t.pairs, 'ratio')}.",
+            f"Student's t-test on the logarithms of the {fmt.many(t.pairs, 'ratio')}.",
         ),
         *_design(t, verdict, "the paired test"),
         Fact(
@@ -206,7 +206,7 @@ def _in_time(verdict: Verdict) -> tuple[Fact, ...]:
         Fact(
             "Welch p",
             fmt.p_value(t.welch_p, alpha),
-            "unpaired test on the same times, for comparison with older records.",
+            "unpaired test on the times of the pairs, for comparison with older records.",
         ),
     ]
     if t.detectable_ratio is not None:

@@ -100,5 +100,5 @@ def _resource(name: str) -> str:
 def _template() -> Template:
     from jinja2 import Environment, StrictUndefined
 
-    environment = Environment(autoescape=False, undefined=StrictUndefined, finalize=_shown)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, finalize=_shown)
     return environment.from_string(_resource("report.html.j2"))

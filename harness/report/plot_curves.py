@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from harness.plan import ARMS
 from harness.report import formats as fmt
 from harness.report import svg
-from harness.report.svg import judged
+from harness.report.pairs import judged
 from harness.verdict_schema import RunRow, Verdict
 
 if TYPE_CHECKING:

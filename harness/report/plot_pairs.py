@@ -3,44 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.plan import ARMS, ArmName
+from harness.plan import ARMS
 from harness.report import formats as fmt
 from harness.report import svg
-from harness.report.svg import judged
+from harness.report.pairs import pair_times
 from harness.verdict_schema import Verdict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-
-@dataclass(frozen=True, slots=True)
-class PairTimes:
-    """Training times of one counted pair, ms."""
-
-    pair: int
-    candidate_ms: float
-    baseline_ms: float
-
-    @property
-    def ratio(self) -> float:
-        return self.candidate_ms / self.baseline_ms
-
-
-def pair_times(verdict: Verdict) -> list[PairTimes]:
-    """Counted pairs whose both runs finished with a positive time, in pair order."""
-    times: dict[int, dict[ArmName, float]] = {}
-    for run in verdict.runs:
-        ms = run.train_ms
-        if judged(run) and ms is not None and math.isfinite(ms) and ms > 0:
-            times.setdefault(run.pair, {}).setdefault(run.arm, ms)
-    return [
-        PairTimes(pair, arms["candidate"], arms["baseline"])
-        for pair, arms in sorted(times.items())
-        if len(arms) == 2
-    ]
 
 
 def describe(verdict: Verdict) -> str:

@@ -20,7 +20,6 @@ from importlib import resources
 from typing import TYPE_CHECKING, Literal
 
 from harness.plan import ArmName
-from harness.verdict_schema import RunRow
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,11 +46,6 @@ COLOURS: dict[ArmName, str] = {"candidate": CANDIDATE, "baseline": BASELINE}
 MARKERS: dict[ArmName, str] = {"candidate": "o", "baseline": "s"}
 LINES: dict[ArmName, Literal["-", "--"]] = {"candidate": "-", "baseline": "--"}
 FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
-
-
-def judged(run: RunRow) -> bool:
-    """Does the run enter the claims: finished, and no warm-up?"""
-    return run.counts and run.state == "finished"
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import textwrap
 from dataclasses import dataclass
 
 from harness.report import formats as fmt
+from harness.report.pairs import pair_times
 from harness.verdict_schema import ArmSummary, RunRow, Verdict
 
 _NUMERIC = frozenset(f"0123456789+.{fmt.DASH}{fmt.MINUS}")
@@ -81,7 +82,7 @@ def result_notes(verdict: Verdict) -> tuple[str, ...]:
     target = fmt.plain(verdict.loss.target_loss_nats)
     first = (
         f"Loss p: one-sided t-test of each row against {target}. "
-        "Δ and time p (Welch, as the field prints it) compare with the baseline row; "
+        "Δ compares with the baseline row; time p is Welch's over the pairs, as in older records; "
     )
     if verdict.compared_on == "steps":
         return (first + "this track compares steps, so time is for information only.",)
@@ -91,13 +92,13 @@ def result_notes(verdict: Verdict) -> tuple[str, ...]:
 def value_lists(verdict: Verdict) -> str:
     """Python that a reviewer can paste: the values and the tests, with what they print."""
     cand, base = verdict.candidate, verdict.baseline
-    lines = ["import scipy.stats", ""]
+    lines = ["import numpy", "import scipy.stats", ""]
     for arm in (cand, base):
         if not arm.n:
             lines.append(f"# no finished {arm.arm} run")
             continue
         lines += _python_list(f"{arm.arm}_losses", [fmt.plain(x) for x in arm.losses_nats])
-        times = [fmt.plain(round(ms / 1000, 6)) for ms in arm.train_ms]
+        times = [_seconds(ms) for ms in arm.train_ms]
         lines += _python_list(f"{arm.arm}_times", times)
     if len(cand.losses_nats) >= 2:
         target = fmt.plain(verdict.loss.target_loss_nats)
@@ -107,16 +108,31 @@ def value_lists(verdict: Verdict) -> str:
             f"# p={fmt.p_value(cand.loss_p, verdict.alpha)}  "
             f"std={fmt.nats(cand.loss_sd)}  mean={fmt.nats(cand.loss_mean)}",
         ]
-    if len(cand.train_ms) >= 2 and len(base.train_ms) >= 2 and fmt.known(verdict.timing.welch_p):
-        lines += [
-            "",
-            "print(scipy.stats.ttest_ind(candidate_times, baseline_times, equal_var=False, "
-            'alternative="less"))',
-            f"# p={fmt.p_value(verdict.timing.welch_p, verdict.alpha)}  "
-            f"candidate std={fmt.seconds(cand.time_sd_ms)}  mean={fmt.seconds(cand.time_mean_ms)}  "
-            f"baseline std={fmt.seconds(base.time_sd_ms)}  mean={fmt.seconds(base.time_mean_ms)}",
-        ]
+    lines += _paired_tests(verdict)
     return "\n".join(lines)
+
+
+def _paired_tests(verdict: Verdict) -> list[str]:
+    """The timing tests, over the pairs alone: the baseline rests once timing is settled, so its
+    list may be shorter than the candidate's."""
+    timing, pairs = verdict.timing, pair_times(verdict)
+    if len(pairs) < 2 or not fmt.known(timing.p):
+        return []
+    rows = [f"({_seconds(pair.candidate_ms)}, {_seconds(pair.baseline_ms)})" for pair in pairs]
+    return [
+        "",
+        *_python_list("pairs", rows),
+        "candidate, baseline = numpy.array(pairs).T",
+        "print(scipy.stats.ttest_rel(numpy.log(candidate), numpy.log(baseline), "
+        'alternative="less"))',
+        f"# p={fmt.p_value(timing.p, verdict.alpha)}  ratio={fmt.ratio(timing.ratio)}",
+        'print(scipy.stats.ttest_ind(candidate, baseline, equal_var=False, alternative="less"))',
+        f"# p={fmt.p_value(timing.welch_p, verdict.alpha)}  (Welch, unpaired)",
+    ]
+
+
+def _seconds(ms: float) -> str:
+    return fmt.plain(round(ms / 1000, 6))
 
 
 def _python_list(name: str, values: list[str]) -> list[str]:

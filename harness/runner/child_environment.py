@@ -45,6 +45,16 @@ def is_passed(name: str) -> bool:
     return name in PASSED_NAMES or name.startswith(PASSED_PREFIXES)
 
 
+def recorded(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables as the ledger can hold them: bytes that are no UTF-8 (POSIX allows any) are
+    written as \\xNN. The run itself gets them unchanged."""
+
+    def text(value: str) -> str:
+        return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+    return {text(name): text(value) for name, value in environment.items()}
+
+
 def child_environment(
     parent: Mapping[str, str],
     *,

@@ -12,17 +12,21 @@ import errno
 import subprocess
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Literal
 
 from harness.errors import UnfitError
-from harness.runner.processes import MARKER, end_run, unwatch, watch
+from harness.runner.processes import MARKER, children, end_run, unwatch, watch
 
 LINE_LIMIT_BYTES = 1 << 20
 LOG_LIMIT_BYTES = 64 << 20
 STDERR_LIMIT_BYTES = 4 << 20
+STDERR_TAIL_LINES = 40
+STDERR_TAIL_BYTES = 2000
+"""What is kept of each of the last lines beyond the limit."""
 TICK_S = 0.05
 
 EndReason = Literal["exit", "timeout", "stall", "output", "disk", "stopped"]
@@ -104,6 +108,7 @@ class _Pump:
 
     def _copy(self) -> None:
         written = 0
+        kept: deque[bytes] = deque(maxlen=STDERR_TAIL_LINES)
         stamps = self.times.open("w", encoding="ascii") if self.times else None
         try:
             with self.path.open("wb") as out:
@@ -112,7 +117,10 @@ class _Pump:
                     written += len(line)
                     if written > self.limit or len(line) >= LINE_LIMIT_BYTES:
                         if stamps is None:
-                            continue  # stderr is a courtesy: cut, not an offence
+                            # stderr is a courtesy: cut, not an offence. Its end is kept: a
+                            # traceback comes last.
+                            kept.append(line[-STDERR_TAIL_BYTES:].rstrip(b"\n") + b"\n")
+                            continue
                         self.trouble = "output"
                         self.detail = (
                             f"more than {self.limit >> 20} MiB of output"
@@ -127,6 +135,8 @@ class _Pump:
                         stamps.flush()
                     if self.on_line is not None:
                         self.on_line(line.decode("utf-8", errors="replace").rstrip("\r\n"))
+                if kept:
+                    out.write(b"[... cut ...]\n" + b"".join(kept))
         finally:
             if stamps is not None:
                 stamps.close()
@@ -142,6 +152,7 @@ def launch(
     Raises UnfitError if the process cannot be started at all.
     """
     environment = {**spec.environment, MARKER: spec.marker}
+    before = children()
     started = time.monotonic()
     try:
         process = subprocess.Popen(
@@ -169,11 +180,12 @@ def launch(
     err.start()
     try:
         reason = _wait(process, spec, out, started, stop)
-        leftover = end_run(process.pid, spec.marker, spec.grace_s if reason != "exit" else 0.5)
+        grace_s = spec.grace_s if reason != "exit" else 0.5
+        leftover = end_run(process.pid, spec.marker, grace_s, before)
         exit_code = process.wait(timeout=10) if reason == "exit" else _collect(process)
     finally:
         # Also on an exception here (KeyboardInterrupt): leave no process behind.
-        end_run(process.pid, spec.marker, 0.5)
+        end_run(process.pid, spec.marker, 0.5, before)
         _collect(process)
         unwatch(process.pid)
     wall_s = time.monotonic() - started

@@ -1,8 +1,9 @@
 """Finding and ending every process of a run, also those that tried to get away.
 
-A run's processes are found three ways: its process group, its descendants, and a marker in their
-environment (`SPEEDRUN_RUN`), which survives a double fork, a new session and the death of whoever
-started the run.
+A run's processes are found four ways: its session, its descendants, a marker in their environment
+(`SPEEDRUN_RUN`), which survives a double fork, a new session and the death of whoever started the
+run, and by adoption: on Linux, who forks twice and clears its environment becomes our own child
+(`adopt_orphans`). Only a process that does the latter and outlives a killed harness is not found.
 """
 
 from __future__ import annotations
@@ -39,19 +40,58 @@ def marked(marker: str, *, prefix: bool = False) -> list[psutil.Process]:
     return [process for process in found if process.pid != os.getpid()]
 
 
-def family(pid: int, marker: str) -> list[psutil.Process]:
-    """All living processes of a run: descendants of `pid`, its group, and marked ones."""
-    found: dict[int, psutil.Process] = {process.pid: process for process in marked(marker)}
+def children() -> frozenset[int]:
+    """Pids of our own children now; what joins them during a run was adopted from it."""
     with contextlib.suppress(psutil.Error):
-        root = psutil.Process(pid)
-        for process in [root, *root.children(recursive=True)]:
-            found[process.pid] = process
+        return frozenset(process.pid for process in psutil.Process().children())
+    return frozenset()
+
+
+def family(pid: int, marker: str, before: frozenset[int] | None = None) -> list[psutil.Process]:
+    """All living processes of a run.
+
+    pid      of its first process, which leads a session
+    before   our own children when it was started; None: adopted ones cannot be told apart
+    """
+    found: dict[int, psutil.Process] = {process.pid: process for process in marked(marker)}
+    for process in psutil.process_iter():
+        with contextlib.suppress(OSError):
+            if os.getsid(process.pid) == pid:
+                found[process.pid] = process
+    roots = list(found.values())
+    if before is not None:
+        roots += _adopted(before)
+    for root in roots:
+        with contextlib.suppress(psutil.Error):
+            for process in [root, *root.children(recursive=True)]:
+                found[process.pid] = process
     living = []
     for process in found.values():
         with contextlib.suppress(psutil.Error):
             if process.status() != psutil.STATUS_ZOMBIE:
                 living.append(process)
     return living
+
+
+def _adopted(before: frozenset[int]) -> list[psutil.Process]:
+    """Children of ours that are new and lead or share another session: a process cannot leave its
+    session for ours, so what we started ourselves meanwhile is told from what we adopted."""
+    with contextlib.suppress(psutil.Error):
+        ours = os.getsid(0)
+        return [
+            process
+            for process in psutil.Process().children()
+            if process.pid not in before
+            and process.pid not in _watched()
+            and _session(process.pid) not in (ours, None)
+        ]
+    return []
+
+
+def _session(pid: int) -> int | None:
+    with contextlib.suppress(OSError):
+        return os.getsid(pid)
+    return None
 
 
 def end(processes: Iterable[psutil.Process], grace_s: float) -> int:
@@ -69,14 +109,16 @@ def end(processes: Iterable[psutil.Process], grace_s: float) -> int:
     return len(alive)
 
 
-def end_run(pid: int, marker: str, grace_s: float = 10.0) -> int:
-    """End a whole run; repeats until no marked process is left (a fork bomb needs a few rounds).
+def end_run(
+    pid: int, marker: str, grace_s: float = 10.0, before: frozenset[int] | None = None
+) -> int:
+    """End a whole run; repeats until no process of it is left (a fork bomb needs a few rounds).
 
     Returns how many processes ignored SIGTERM.
     """
     killed = 0
     for round_ in range(20):
-        living = family(pid, marker)
+        living = family(pid, marker, before)
         if not living:
             break
         killed += end(living, grace_s if round_ == 0 else 0.2)

@@ -9,41 +9,46 @@ from __future__ import annotations
 import tomllib
 from functools import cache
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from harness.canonical import sha256_text
 from harness.errors import UsageError
 
 
 class _Data(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Contest(_Data):
     """What must be reached, and what is compared."""
 
-    name: str
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
     title: str
-    rules_version: int
+    rules_version: int = Field(ge=1)
     target_loss_nats: float
     alpha: float = Field(gt=0, lt=0.5)
     compared_on: Literal["training time", "steps"]
     loss_rule: Literal["t-test", "z-rule"]
-    loss_sd_nats: float = Field(description="pooled run-to-run sd, for power and luck warnings")
+    loss_sd_nats: float = Field(
+        gt=0, description="pooled run-to-run sd, for power and luck warnings"
+    )
     loss_per_100_steps_nats: float | None = Field(
-        default=None, description="exchange rate loss for steps at the schedule's end"
+        default=None, gt=0, description="exchange rate loss for steps at the schedule's end"
     )
     buffer_nats: float = Field(
-        default=0.0, description="margin the standing record keeps below the target on purpose"
+        default=0.0,
+        ge=0,
+        description="margin the standing record keeps below the target on purpose",
     )
     loss_floor_nats: float | None = Field(
         default=None, description="entropy rate of the data, where it is known"
     )
     record_seconds: float | None = Field(
-        default=None, description="official time of the standing record"
+        default=None, gt=0, description="official time of the standing record"
     )
     record_name: str | None = None
 
@@ -55,8 +60,8 @@ class DataRule(_Data):
     folder: str
     train_glob: str
     validation_file: str
-    validation_tokens: int
-    minimum_train_shards: int = 1
+    validation_tokens: int = Field(gt=0)
+    minimum_train_shards: int = Field(default=1, ge=1)
     sha256: dict[str, str] = Field(default_factory=dict, description="file name -> sha256")
 
 
@@ -64,7 +69,7 @@ class HardwareRule(_Data):
     """What may carry an official run. Classes are never mixed on one board."""
 
     kind: Literal["cpu", "gpu"]
-    processes: int
+    processes: int = Field(ge=1)
     classes: dict[str, list[str]] = Field(
         default_factory=dict, description="class name -> GPU names as the driver states them"
     )
@@ -74,7 +79,7 @@ class HardwareRule(_Data):
     )
     any_count: bool = Field(default=False, description="any number of GPUs up to `processes`")
     reference_price_per_hour: float | None = Field(
-        default=None, description="dollars a node hour, for cost estimates only"
+        default=None, ge=0, description="dollars a node hour, for cost estimates only"
     )
 
 
@@ -89,17 +94,26 @@ class CompileRule(_Data):
 class DesignRule(_Data):
     """The default design: looks, thresholds, run limits."""
 
-    looks: list[int]
+    looks: list[int] = Field(min_length=1, description="counted candidate runs, rising from 2")
     loss_p: float = Field(
-        description="flat p bound at each look for the loss; see stats/sequential"
+        gt=0, lt=0.5, description="flat p bound at each look for the loss; see stats/sequential"
     )
-    timing_p: float
-    timeout_s: float
-    stall_s: float = Field(description="longest silence on stdout before a run is ended")
-    expected_run_s: float = Field(description="wall seconds of one warm run, for estimates")
+    timing_p: float = Field(gt=0, lt=0.5)
+    timeout_s: float = Field(gt=0)
+    stall_s: float = Field(gt=0, description="longest silence on stdout before a run is ended")
+    expected_run_s: float = Field(gt=0, description="wall seconds of one warm run, for estimates")
     max_unfinished: int = Field(
-        default=2, description="failed or lost runs a series survives; each is judged at its worst"
+        default=2,
+        ge=0,
+        description="failed or lost runs a series survives; each is judged at its worst",
     )
+
+    @field_validator("looks")
+    @classmethod
+    def _rising(cls, looks: list[int]) -> list[int]:
+        if looks[0] < 2 or any(after <= before for before, after in pairwise(looks)):
+            raise ValueError(f"looks must rise strictly and start at 2 or more, got {looks}")
+        return looks
 
 
 class Track(_Data):
@@ -123,7 +137,7 @@ def parse_track(text: str, where: str) -> Track:
     """Track from TOML text; raises UsageError naming the field at fault."""
     try:
         return Track.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsageError("the track file is not TOML", where=where, why=str(error)) from None
     except ValidationError as error:
         first = error.errors()[0]
@@ -151,7 +165,16 @@ def track_text(name: str) -> str:
             raise UsageError(
                 f"no track file {name}", fix="give a path to a .toml file or a track's name"
             )
-        return path.read_text(encoding="utf-8")
+        try:
+            return path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise UsageError(
+                "the track file is not UTF-8 text", where=name, why=str(error)
+            ) from None
+        except OSError as error:
+            raise UsageError(
+                "the track file cannot be read", where=name, why=str(error.strerror or error)
+            ) from None
     if name not in track_names():
         raise UsageError(
             f"no track named {name!r}",

@@ -30,20 +30,11 @@ X_S, W_S, GRAD_S = 100 / 448, 1.6 / 448, 0.75 / 448
 # ------------------------------------------------------------------------------------- loading
 
 
-def kernels_path() -> Path | None:
-    override = os.environ.get("SPEEDRUN_KERNELS")  # a kernel section not yet in the script
-    if override:
-        return Path(override)
-    script = Path(__file__).parents[2] / "candidates" / "small.py"
-    if script.exists() and "def fused_head_loss(" in script.read_text():
-        return script
-    return None
+SCRIPT = Path(__file__).parents[2] / "candidates" / "small.py"
 
 
 def load_kernels() -> ModuleType:
-    path = kernels_path()
-    assert path is not None
-    spec = importlib.util.spec_from_file_location("small_kernels_under_test", path)
+    spec = importlib.util.spec_from_file_location("small_kernels_under_test", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -297,7 +288,9 @@ def check_cross_entropy_targets(K: ModuleType) -> None:
         assert error(losses, ref_losses) < 1e-5
         assert error(grad.float(), e5m2(ref_grad)) < 0.03
         assert error(grad.float()[:, 7], e5m2(ref_grad)[:, 7]) < 1e-6
-        assert ref_losses[3] < ref_losses[1]  # the last token has one target of three
+        # The last token has one target of three.
+        alone, _ = closed_form(logits[3:], targets[3:], weights[:1], 0.01, 1.0)
+        assert float(losses[3]) == pytest.approx(float(alone), rel=1e-5)
         losses, grad = K.softcapped_mtp_cross_entropy(
             logits, targets, weights, 1e-7, 1.0, variant=variant
         )
@@ -330,8 +323,8 @@ def check_cross_entropy_bf16_gradient(K: ModuleType) -> None:
 
 
 def check_head(K: ModuleType) -> None:
-    x, w = randn(12, 64), randn(64, 1032, scale=0.1)
-    targets, weights = torch.randint(1032, (12,)), torch.tensor([1.0, 0.5])
+    x, w = randn(40, 64), randn(64, 1032, scale=0.1)
+    targets, weights = torch.randint(1032, (40,)), torch.tensor([1.0, 0.5])
     ours = [t.clone().requires_grad_() for t in (x, w)]
     exact = [t.double().requires_grad_() for t in (x, w)]
     with poisoned_memory():
@@ -342,7 +335,7 @@ def check_head(K: ModuleType) -> None:
     assert error(losses, ref) < 0.02
     assert error(ours[0].grad, exact[0].grad) < 0.12
     assert error(ours[1].grad, exact[1].grad) < 0.12
-    assert abs(slope(ours[1].grad, exact[1].grad) - 1) < 0.03
+    assert abs(slope(ours[1].grad, exact[1].grad) - 1) < 0.04
 
 
 def check_compiled(K: ModuleType) -> None:
@@ -479,8 +472,6 @@ def run_interpreter_checks() -> None:
 
 @pytest.fixture(scope="session")
 def interpreter_results() -> dict[str, str]:
-    if kernels_path() is None:
-        pytest.skip("candidates/small.py has no kernels and SPEEDRUN_KERNELS is not set")
     if importlib.util.find_spec("triton") is None:
         pytest.skip("Triton is not installed")
     child = subprocess.run(
@@ -508,8 +499,6 @@ def test_in_interpreter(name: str, interpreter_results: dict[str, str]) -> None:
 
 @pytest.fixture(scope="module")
 def K() -> ModuleType:
-    if kernels_path() is None:
-        pytest.skip("candidates/small.py has no kernels and SPEEDRUN_KERNELS is not set")
     return load_kernels()
 
 

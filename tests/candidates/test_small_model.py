@@ -107,9 +107,31 @@ def reading(model, cfg, batch) -> Tensor:
         g[t] = P["bigram_embed"][row] * model.bigram_sign_table[sign]
     wide_g = F.pad(g, (0, D - cfg.bigram_dim))
     VE = [torch.stack([P["value_embeds"][j * V + tok] for tok in x_tok]) for j in range(5)]
-    x = rms(smeared) + P["bigram_lambdas"][0] * wide_g
-    x0 = x
-    skip = torch.sigmoid(skip_lambda) * 2 * torch.sigmoid(x0[:, :12] @ P["skip_gate"][0])
+    gated = cfg.gated_mudd
+
+    def gate_columns(block: int, n: int, y: Tensor) -> Tensor:
+        hidden = F.gelu(y @ P["mudd_gate_w1"][block].T)
+        return P["gate_scale"] * (
+            hidden @ P["mudd_gate_w2"][block][:n].T + P["mudd_gate_b2"][block][:n]
+        )
+
+    xsa_alpha, out_gate, x0_gate, bigram_gate = {}, {}, {}, {}
+    if gated:
+        x0 = rms(smeared)
+        pre = gate_columns(0, 3 * H + 8, x0)
+        xsa_alpha[1], xsa_alpha[3] = pre[:, :H], pre[:, H : 2 * H]
+        out_gate[3] = pre[:, 2 * H : 3 * H]
+        for n, i in enumerate((0, 1, 2, 3)):
+            x0_gate[i] = pre[:, 3 * H + 2 * n, None]
+            bigram_gate[i] = pre[:, 3 * H + 2 * n + 1, None]
+        x = x0 + bigram_gate[0] * wide_g
+    else:
+        x = x0 = rms(smeared) + P["bigram_lambdas"][0] * wide_g
+        for i in range(11):
+            x0_gate[i], bigram_gate[i] = P["x0_lambdas"][i], P["bigram_lambdas"][i]
+            xsa_alpha[i] = P["xsa_alphas"][i].expand(T, H)
+        skip = torch.sigmoid(skip_lambda) * 2 * torch.sigmoid(x0[:, :12] @ P["skip_gate"][0])
+    c0 = x
 
     def heads(y: Tensor) -> Tensor:
         return y.view(T, H, C)
@@ -125,6 +147,7 @@ def reading(model, cfg, batch) -> Tensor:
         if extra is not None:
             v = v + extra
         o = torch.zeros(T, H, C)
+        rotated_q, rotated_k = torch.zeros(T, H, C), torch.zeros(T, H, C)
         if i in (0, 2, 5, 9):
             for slot in range(H // 2):
                 # rows 2t and 2t + 1 hold heads slot and slot + H/2
@@ -155,13 +178,31 @@ def reading(model, cfg, batch) -> Tensor:
                     old = kh.clone()
                     kh[1:, C // 2 :] = old[:-1, C // 2 :]
                 o[:, h] = softmax_attention(qh, kh, v[:, h], document, windows[i])
-            if i in (1, 3, 4, 7, 8, 10):
+                rotated_q[:, h], rotated_k[:, h] = qh, kh
+            if i == 10 and cfg.composed_heads:
+                o = composed(o, rotated_q, rotated_k, v)
+            if i in ((1, 3, 4, 7) if gated else (1, 3, 4, 7, 8, 10)):
                 for h in range(H):
                     unit = v[:, h] / v[:, h].norm(dim=-1, keepdim=True).clamp(min=1e-4)
                     along = (o[:, h] * unit).sum(-1, keepdim=True)
-                    o[:, h] = o[:, h] - torch.tanh(P["xsa_alphas"][i, h]) * along * unit
-        o = o * torch.sigmoid(a_in[:, :12] @ P["attn_gate_bank"][b].T)[..., None]
+                    o[:, h] = o[:, h] - torch.tanh(xsa_alpha[i][:, h, None]) * along * unit
+        if not gated:
+            o = o * torch.sigmoid(a_in[:, :12] @ P["attn_gate_bank"][b].T)[..., None]
+        elif i in (3, 10):
+            o = o * out_gate[i][..., None]
         return o.reshape(T, D) @ (a1 * W_o).T
+
+    def composed(base: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Token by token: the heads' local attention weights, mixed and applied again."""
+        out = base.clone()
+        w1 = compose_1 / (compose_1.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+        for t in range(T):
+            near = range(max(0, t - cfg.compose_window + 1), t + 1)
+            seen = [s for s in near if document[s] == document[t]]
+            A = sum(w1[t, h] * torch.softmax(SCALE * (k[seen, h] @ q[t, h]), 0) for h in range(H))
+            for h in range(H):
+                out[t, h] = base[t, h] + compose_2[t, h] * (A @ v[seen, h])
+        return out
 
     def mlp(i: int, y: Tensor) -> Tensor:
         up, down = P["mlp_bank"][i]
@@ -172,8 +213,17 @@ def reading(model, cfg, batch) -> Tensor:
         mu = 0.1 * (hidden @ P["mudd_w2"][block][:n].T + P["mudd_b2"][block][:n])
         return [mu[:, j : j + 1] for j in range(n)]
 
-    c3 = c7 = c9 = None
+    c3 = c7 = compose_1 = compose_2 = None
     for i in range(10):
+        if i == 4 and gated:
+            late = gate_columns(1, 5 * H + 11, x)
+            xsa_alpha[4], xsa_alpha[7] = late[:, :H], late[:, H : 2 * H]
+            out_gate[10] = late[:, 2 * H : 3 * H]
+            for n, j in enumerate((4, 5, 7, 8, 9)):
+                x0_gate[j] = late[:, 3 * H + 2 * n, None]
+                bigram_gate[j] = late[:, 3 * H + 2 * n + 1, None]
+            skip = torch.sigmoid(skip_lambda) * late[:, 3 * H + 10]
+            compose_1, compose_2 = late[:, 3 * H + 11 : 4 * H + 11], late[:, 4 * H + 11 :]
         if i == 6:
             x = x + skip[:, None] * c3
         else:
@@ -185,9 +235,9 @@ def reading(model, cfg, batch) -> Tensor:
                 gate = 2 * torch.sigmoid(seen @ P["ve_gate_bank"][table_of[i]].T)
                 extra = gate[..., None] * heads(value)
             y = attention(i, a_in, extra)
-            x = P["resid_lambdas"][i, 0] * x + P["post_lambdas"][i, 0] * y + P["x0_lambdas"][i] * x0
+            x = P["resid_lambdas"][i, 0] * x + P["post_lambdas"][i, 0] * y + x0_gate[i] * x0
             if i >= 1:
-                x = x + P["bigram_lambdas"][i] * wide_g
+                x = x + bigram_gate[i] * wide_g
         x = P["resid_lambdas"][i, 1] * x + P["post_lambdas"][i, 1] * mlp(i, x)
         if i == 3:
             c3 = x
@@ -195,15 +245,15 @@ def reading(model, cfg, batch) -> Tensor:
             c7 = x
     c9 = x
     mu = mudd(0, 14, c9)
-    v_mudd = mu[0] * x0 + mu[1] * c7 + mu[2] * c9
+    v_mudd = mu[0] * c0 + mu[1] * c7 + mu[2] * c9
     gates = torch.cat([mu[6]] * (H // 2) + [mu[7]] * (H // 2), -1)
     extra = gates[..., None] * heads(VE[4]) + heads(v_mudd)
-    x = (1 + mu[5]) * x + mu[3] * x0 + mu[4] * c7
+    x = (1 + mu[5]) * x + mu[3] * c0 + mu[4] * c7
     y = attention(10, rms(c7), extra)
-    x = mu[8] * x + mu[9] * y + mu[10] * x0 + mu[11] * wide_g
+    x = mu[8] * x + mu[9] * y + mu[10] * c0 + mu[11] * wide_g
     x = mu[12] * x + mu[13] * mlp(10, x)
     mu = mudd(1, 5, x)
-    x = x + mu[0] * x0 + mu[1] * c7 + mu[2] * c9 + mu[3] * VE[0] + mu[4] * c3
+    x = x + mu[0] * c0 + mu[1] * c7 + mu[2] * c9 + mu[3] * VE[0] + mu[4] * c3
     return rms(x)
 
 
@@ -220,9 +270,19 @@ def reading_losses(x: Tensor, head: Tensor, targets: Tensor, weights: list[float
 # ---------------------------------------------------------------------------- tests
 
 
-@pytest.mark.parametrize("heads", [2, 4])
-def test_forward_equals_the_reading(heads: int) -> None:
-    cfg = tiny_config(num_heads=heads, model_dim=16 * heads)
+AFTER_84 = {
+    "84": {},
+    "85": {"gated_mudd": True, "composed_heads": True, "compose_window": 30, "bigram_dim": 32},
+    "86": {"gated_mudd": True, "composed_heads": True, "bigram_dim": 32, "lean_xsa": True},
+    "86 on 84": {"lean_xsa": True},
+}
+
+
+@pytest.mark.parametrize(
+    ("heads", "record"), [(2, "84"), (4, "84"), (2, "85"), (2, "86"), (2, "86 on 84")]
+)
+def test_forward_equals_the_reading(heads: int, record: str) -> None:
+    cfg = tiny_config(num_heads=heads, model_dim=16 * heads, **AFTER_84[record])
     model = random_model(cfg)
     batch = some_batch(cfg)
     expected = reading(model, cfg, batch)
@@ -238,8 +298,9 @@ def test_forward_equals_the_reading(heads: int) -> None:
     torch.testing.assert_close(losses_of(model, batch, None), wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_every_used_parameter_gets_a_gradient() -> None:
-    cfg = tiny_config()
+@pytest.mark.parametrize("record", ["84", "85"])
+def test_every_used_parameter_gets_a_gradient(record: str) -> None:
+    cfg = tiny_config(**AFTER_84[record])
     model = random_model(cfg)
     losses_of(model, some_batch(cfg), torch.tensor([1.0, 0.5, 0.25])).sum().backward()
     for name, p in model.named_parameters():
@@ -379,6 +440,84 @@ def test_head_loss_gradient_against_finite_differences() -> None:
     losses = small.mtp_cross_entropy_reference(x @ head, targets, weights)
     wanted = reading_losses(x.detach().float(), head.detach().float(), targets, weights.tolist())
     torch.testing.assert_close(losses.float(), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_gates_start_as_the_static_program_does() -> None:
+    """With their initial biases the gates of #85 are constants: x0 0, bigram 0.05, skip 0.5, XSA
+    0, output gate 0.25 on layers 3 and 10, composition without effect."""
+    first, second = small.gate_init(6)
+    assert (len(first), len(second)) == (26, 41)
+    assert first[12:18] == [0.25] * 6
+    assert first[18:] == [0, 0.05] * 4
+    assert second[18:28] == [0, 0.05] * 5
+    assert second[28] == 0.5
+    assert second[29:] == [1.0] * 6 + [0.0] * 6
+    cfg = tiny_config(**AFTER_84["85"])
+    model = small.GPT(cfg, CPU)
+    x = torch.randn(T, cfg.model_dim)
+    for block, wanted in enumerate(small.gate_init(cfg.num_heads)):
+        gates = model.gate_block(block, x, len(wanted))
+        torch.testing.assert_close(gates, torch.tensor(wanted).expand(T, -1))
+
+
+def test_composition_with_padding_and_several_blocks() -> None:
+    """300 tokens are three blocks of queries; the same sum, token by token."""
+    torch.manual_seed(0)
+    n, window = 300, 112
+    base, q, k, v = torch.randn(4, n, 2, 8).unbind(0)
+    w1, w2 = torch.randn(2, n, 2).unbind(0)
+    cu = torch.tensor([0, 50, 230, n, n], dtype=torch.int32)
+    out = small.compose_heads(base, q, k, v, w1, w2, cu, 0.3, window)
+    mix = w1 / (w1.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+    for t in (0, 49, 50, 130, 161, 229, 230, 299):
+        start = max(s for s in (0, 50, 230) if s <= t)
+        seen = list(range(max(start, t - window + 1), t + 1))
+        A = sum(mix[t, h] * torch.softmax(0.3 * (k[seen, h] @ q[t, h]), 0) for h in range(2))
+        for h in range(2):
+            wanted = base[t, h] + w2[t, h] * (A @ v[seen, h])
+            torch.testing.assert_close(out[t, h], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_prefix_term() -> None:
+    """w_p (LSE - z[prefix of the target]) where there is a prefix, and nothing elsewhere."""
+    cfg = tiny_config(prefix=True)
+    model = random_model(cfg)
+    batch = some_batch(cfg)
+    weights, extra = torch.tensor([1.0, 0.5]), torch.tensor([0.25])
+    arguments = (
+        batch.tokens, batch.targets, batch.cu_seqlens, batch.bigram_rows, weights,
+        SHORT, LONG, T, SCALE,
+    )  # fmt: skip
+    plain = model(*arguments)
+    assert torch.equal(model(*arguments, extra), plain)  # no table yet: no term
+    table = torch.full((96,), -1)
+    table[10:] = torch.arange(86)
+    model.prefix_of.copy_(table)
+    x = model.trunk(*arguments[:1], *arguments[2:4], True, SHORT, LONG, T, SCALE)[0]
+    z = 23 / (1 + torch.exp(-(x @ model.lm_head + 5) / 7.5))
+    log_p = z.log_softmax(-1)
+    torch.testing.assert_close(
+        model(*arguments, extra) - plain,
+        torch.where(
+            table[batch.targets] >= 0,
+            -0.25 * log_p.gather(1, table[batch.targets].clamp(min=0)[:, None])[:, 0],
+            0.0,
+        ),
+        rtol=1e-3, atol=1e-4,
+    )  # fmt: skip
+
+
+def test_prefixes_of_a_small_vocabulary() -> None:
+    words = [b"a", b"b", b"ab", b"abcd", b"abc", b"bc", b"c", b"\xff", b"ac"]
+    assert small.prefixes_of(words, 12) == [-1, -1, 0, 4, 2, 1, -1, -1, 0, -1, -1, -1]
+
+
+def test_prefix_weights() -> None:
+    schedule = small.Schedule(small.record_config(88))
+    assert [schedule.prefix_weight(s) for s in (0, 422, 423, 635, 847, 1284)] == [
+        0.25, 0.25, 0.25, pytest.approx(0.125), None, None,
+    ]  # fmt: skip
+    assert small.Schedule(small.Config()).prefix_weight(0) is None
 
 
 def test_fp8_copies_of_the_up_matrices() -> None:

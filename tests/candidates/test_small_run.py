@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from base64 import b64encode
 from pathlib import Path
 
 import numpy as np
@@ -92,10 +93,10 @@ def test_log_file_begins_with_the_source(finished: tuple[Path, str]) -> None:
 
 @pytest.mark.slow
 def test_scorer_agrees_with_the_run(finished: tuple[Path, str]) -> None:
-    """nll over the validation tokens is the last val_loss; logprobs agrees with nll, sums to one."""
+    """nll over the validation tokens is the last val_loss; logprobs agrees and sums to one."""
     folder, stdout = finished
     scorer = small.load_scorer(folder / "final.ckpt", "cpu")
-    tokens = small.read_shard(folder / "data/fineweb10B/fineweb_val_000000.bin").numpy()[:2049]
+    tokens = small.read_shard(folder / "data/fineweb10B/fineweb_val_000000.bin")[:2049]
     nll = scorer.nll(tokens)
     assert nll.shape == (2048,)
     last = float(VAL.findall(stdout)[-1][1])
@@ -136,6 +137,41 @@ def test_checkpoint_without_safetensors(tmp_path: Path, monkeypatch: pytest.Monk
     assert scorer.windows == (4, 20 * 4)
     assert torch.equal(scorer.model.qk_bank, trainer.model.qk_bank)
     assert scorer.model.cfg == cfg
+
+
+@pytest.mark.slow
+def test_later_records_run_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Gates, composed heads, prefix term: warm-up and eight steps in this process."""
+    write_data(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATA_PATH", str(tmp_path))
+    ranks = tmp_path / "ranks.tiktoken"
+    letters = [bytes([97 + i // 8, *[98] * (i % 8)]) for i in range(90)]
+    ranks.write_text("\n".join(f"{b64encode(w).decode()} {i}" for i, w in enumerate(letters)))
+    monkeypatch.setenv("SPEEDRUN_GPT2_RANKS", str(ranks))
+    cfg = tiny_config(
+        gated_mudd=True, composed_heads=True, bigram_dim=32, lean_xsa=True, prefix=True,
+        scheduled_steps=6, extension_steps=2,
+    )  # fmt: skip
+    small.train(cfg, seed=1)
+    lines = [x for x in capsys.readouterr().out.splitlines() if "val_loss" in x]
+    assert [x.split()[0] for x in lines] == ["step:0/8", "step:4/8", "step:8/8"]
+    assert all(4.0 < float(x.split("val_loss:")[1].split()[0]) < 4.7 for x in lines)
+
+
+def test_records_are_cumulative() -> None:
+    totals = {n: small.record_config(n).total_steps for n in small.RECORDS}
+    assert totals == {84: 1390, 85: 1300, 86: 1300, 87: 1300, 88: 1285, 89: 1285}
+    assert small.record_config(84) == small.Config()
+    last = small.record_config(89)
+    assert last.gated_mudd
+    assert last.fp8_down
+    assert (last.bigram_rows, last.bigram_dim) == (377_280, 768)
+    cfg, options = small.parse(["--record", "87"])
+    assert cfg == small.record_config(87)
+    assert options["notes"] == ["program of record #87"]
 
 
 def test_importing_starts_nothing(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from harness.report import render_html
-from tests.report.verdicts import CASES
+from tests.report.cases import CASES
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 BROWSER = next((path for name in NAMES if (path := shutil.which(name))), None)

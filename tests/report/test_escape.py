@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from harness.report.escape import block, code, inline, one_line
-from tests.report.verdicts import HOSTILE
+from tests.report.cases import HOSTILE
 
 RENDER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
 

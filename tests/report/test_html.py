@@ -10,8 +10,8 @@ import pytest
 
 from harness.report import formats as fmt
 from harness.report import render_html
-from tests.report import verdicts
-from tests.report.verdicts import CASES
+from tests.report import cases
+from tests.report.cases import CASES
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 
@@ -89,7 +89,7 @@ def test_nothing_is_fetched_and_nothing_runs(case: str) -> None:
 
 
 def test_hostile_text_stays_text() -> None:
-    text = render_html(verdicts.hostile())
+    text = render_html(cases.hostile())
     assert "<script>alert" not in text
     assert "\x1b" not in text
     assert "\u202e" not in text
@@ -111,7 +111,7 @@ def test_an_unknown_name_or_a_none_is_an_error() -> None:
 
 
 def test_the_page_says_what_the_verdict_says() -> None:
-    verdict = verdicts.accepted()
+    verdict = cases.accepted()
     words = Page(render_html(verdict)).words
     for figure in (
         f"{verdict.candidate.time_mean_ms / 1000:.4f}",  # type: ignore[operator]
@@ -150,7 +150,7 @@ def test_the_decision_is_told_as_it_is(case: str) -> None:
 
 
 def test_a_failing_check_is_marked_in_words_and_not_in_colour_alone() -> None:
-    text = render_html(verdicts.rule_broken())
+    text = render_html(cases.rule_broken())
     words = Page(text).words
     assert "data BROKEN : training and validation tokens" in words
     assert "Fix: remedy of data" in words
@@ -159,7 +159,7 @@ def test_a_failing_check_is_marked_in_words_and_not_in_colour_alone() -> None:
 
 
 def test_headings_captions_and_labels() -> None:
-    page = Page(render_html(verdicts.forty()))
+    page = Page(render_html(cases.forty()))
     assert page.of("html")[0]["lang"] == "en"
     assert len(page.of("h1")) == 1
     levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h[1-6]", tag)]
@@ -177,7 +177,7 @@ def test_headings_captions_and_labels() -> None:
 
 
 def test_a_missing_plot_says_why() -> None:
-    words = Page(render_html(verdicts.nothing_finished())).words
+    words = Page(render_html(cases.nothing_finished())).words
     assert "no counted run has finished with a finite loss" in words
     assert "no counted pair has finished in both arms" in words
     assert "no run printed a validation loss" in words

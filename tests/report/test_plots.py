@@ -14,14 +14,14 @@ import pytest
 from harness.report import (
     plot_curves,
     plot_losses,
-    plot_pairs,
     plots,
     render_html,
     render_markdown,
     svg,
 )
-from tests.report import verdicts
-from tests.report.verdicts import CASES
+from harness.report.pairs import pair_times
+from tests.report import cases
+from tests.report.cases import CASES
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -48,13 +48,13 @@ def test_the_same_bytes_in_another_process_with_another_style() -> None:
     program = (
         "import matplotlib, sys; matplotlib.rcParams['lines.linewidth'] = 9;"
         "matplotlib.rcParams['font.size'] = 30;"
-        "from harness.report import plots; from tests.report import verdicts;"
-        "sys.stdout.write(plots.render_plots(verdicts.accepted())['loss_curves'])"
+        "from harness.report import plots; from tests.report import cases;"
+        "sys.stdout.write(plots.render_plots(cases.accepted())['loss_curves'])"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
     )
-    assert done.stdout == plots.render_plots(verdicts.accepted())["loss_curves"]
+    assert done.stdout == plots.render_plots(cases.accepted())["loss_curves"]
 
 
 def test_nothing_to_draw_is_no_plot() -> None:
@@ -66,18 +66,18 @@ def test_nothing_to_draw_is_no_plot() -> None:
 
 
 def test_pairs_are_the_verdicts_own() -> None:
-    for case in ("accepted", "unfinished", "runs_failed", "record"):
+    for case in ("accepted", "unfinished", "runs_failed", "record", "baseline_rests"):
         verdict = CASES[case]()
-        ratios = [pair.ratio for pair in plot_pairs.pair_times(verdict)]
+        ratios = [pair.ratio for pair in pair_times(verdict)]
         assert ratios == pytest.approx(list(verdict.timing.pair_ratios))
-    pairs = plot_pairs.pair_times(verdicts.runs_failed())
+    pairs = pair_times(cases.runs_failed())
     assert [pair.pair for pair in pairs] == [1, 2, 3]
 
 
 def test_curves_keep_only_finite_points() -> None:
-    row = verdicts.not_a_number().runs[3]
+    row = cases.not_a_number().runs[3]
     assert plot_curves.curve_points(row, by_time=True) == []
-    row = verdicts.accepted().runs[0]
+    row = cases.accepted().runs[0]
     assert row.curve is not None
     points = plot_curves.curve_points(row, by_time=True)
     assert len(points) == len(row.curve.steps)
@@ -96,7 +96,7 @@ def test_the_frame_shows_the_target_and_every_end() -> None:
 
 
 def test_the_interval_is_the_judged_bound() -> None:
-    verdict = verdicts.accepted()
+    verdict = cases.accepted()
     interval = plot_losses.mean_interval(verdict, verdict.candidate)
     assert interval is not None
     assert interval[1] == verdict.loss.upper_bound
@@ -107,27 +107,27 @@ def test_the_interval_is_the_judged_bound() -> None:
     assert sd is not None
     # 2.821438 is Student's t at .99 with 9 degrees of freedom, from any printed table.
     assert baseline[1] - baseline[0] == pytest.approx(2 * 2.821438 * sd / math.sqrt(n))
-    assert plot_losses.mean_interval(verdicts.single(), verdicts.single().candidate) is None
+    assert plot_losses.mean_interval(cases.single(), cases.single().candidate) is None
 
 
 def test_every_counted_run_is_drawn() -> None:
-    text = plots.render_plots(verdicts.forty())["final_losses"]
+    text = plots.render_plots(cases.forty())["final_losses"]
     dots = len(re.findall(r"<use ", text))
     assert dots >= 40
 
 
 def test_descriptions_hold_the_figures() -> None:
-    verdict = verdicts.accepted()
+    verdict = cases.accepted()
     said = {plot.name: plot.describe(verdict) for plot in plots.PLOTS}
     assert "11 candidate runs and 11 baseline runs" in said["loss_curves"]
     assert f"{verdict.loss.mean:.5f}" in said["final_losses"]
     assert f"{verdict.loss.upper_bound:.5f}" in said["final_losses"]
     assert f"{verdict.timing.ratio:.4f}" in said["paired_times"]
-    assert "against steps" in plot_curves.describe(verdicts.on_steps())
+    assert "against steps" in plot_curves.describe(cases.on_steps())
 
 
 def test_inline_markup_is_themed_and_has_its_own_ids() -> None:
-    text = plots.render_plots(verdicts.accepted())["paired_times"]
+    text = plots.render_plots(cases.accepted())["paired_times"]
     inline = svg.inline_markup(text, "p")
     assert f"var(--plot-candidate, {svg.CANDIDATE})" in inline
     assert not re.search(r'\bid="(?!p-)', inline)
@@ -140,7 +140,7 @@ def test_inline_markup_is_themed_and_has_its_own_ids() -> None:
 
 def test_every_colour_of_a_plot_has_a_variable_and_contrast() -> None:
     """3:1 against white and against near-black (WCAG 2.2, 1.4.11), for the files in README.md."""
-    for text in plots.render_plots(verdicts.unfinished()).values():
+    for text in plots.render_plots(cases.unfinished()).values():
         colours = set(re.findall(r"#[0-9a-f]{6}\b", text))
         assert colours <= set(svg.VARIABLES)
     for colour in (svg.INK, svg.CANDIDATE, svg.BASELINE, svg.TARGET):
@@ -159,7 +159,7 @@ def contrast(a: str, b: str) -> float:
 
 
 def test_forty_runs_are_reported_in_under_three_seconds() -> None:
-    verdict = verdicts.forty()
+    verdict = cases.forty()
     best = math.inf
     for _ in range(3):
         start = time.perf_counter()

@@ -8,7 +8,7 @@ import pytest
 
 from harness.errors import UnfitError
 from harness.report import write, write_report
-from tests.report import verdicts
+from tests.report import cases
 
 FILES = {
     "README.md",
@@ -24,7 +24,7 @@ def everything(folder: Path) -> dict[str, bytes]:
 
 
 def test_writes_every_file_and_nothing_else(tmp_path: Path) -> None:
-    written = write_report(verdicts.accepted(), tmp_path / "new" / "bundle")
+    written = write_report(cases.accepted(), tmp_path / "new" / "bundle")
     found = everything(tmp_path / "new" / "bundle")
     assert set(found) == FILES
     assert {str(path.relative_to(tmp_path / "new" / "bundle")) for path in written} == FILES
@@ -34,9 +34,9 @@ def test_writes_every_file_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_the_same_verdict_gives_the_same_bytes(tmp_path: Path) -> None:
-    write_report(verdicts.accepted(), tmp_path)
+    write_report(cases.accepted(), tmp_path)
     first = everything(tmp_path)
-    write_report(verdicts.accepted(), tmp_path)
+    write_report(cases.accepted(), tmp_path)
     assert everything(tmp_path) == first
 
 
@@ -44,21 +44,21 @@ def test_a_bundle_is_called_by_its_own_name(tmp_path: Path) -> None:
     bundle = tmp_path / "2026-11-20_muon-tiny-2"
     bundle.mkdir()
     (bundle / "plan.json").write_text("{}")
-    write_report(verdicts.accepted(), bundle)
+    write_report(cases.accepted(), bundle)
     for name in ("README.md", "report.html"):
         text = (bundle / name).read_text(encoding="utf-8")
         assert "speedrun verify results/2026-11-20_muon-tiny-2\n" in text.replace("</code>", "\n")
 
 
 def test_a_plot_without_data_any_more_is_removed_and_nothing_else(tmp_path: Path) -> None:
-    write_report(verdicts.accepted(), tmp_path)
+    write_report(cases.accepted(), tmp_path)
     (tmp_path / "plots" / "mine.svg").write_text("kept")
-    write_report(verdicts.without_curves(), tmp_path)
+    write_report(cases.without_curves(), tmp_path)
     assert set(everything(tmp_path)) == FILES - {"plots/loss_curves.svg"} | {"plots/mine.svg"}
 
 
 def test_a_full_disk_leaves_the_old_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_report(verdicts.accepted(), tmp_path)
+    write_report(cases.accepted(), tmp_path)
     before = everything(tmp_path)
 
     def full(descriptor: int) -> None:
@@ -66,7 +66,7 @@ def test_a_full_disk_leaves_the_old_report(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(write.os, "fsync", full)
     with pytest.raises(UnfitError) as caught:
-        write_report(verdicts.rule_broken(), tmp_path)
+        write_report(cases.rule_broken(), tmp_path)
     assert caught.value.why == "No space left on device"
     assert caught.value.where == str(tmp_path)
     assert everything(tmp_path) == before
@@ -75,4 +75,4 @@ def test_a_full_disk_leaves_the_old_report(tmp_path: Path, monkeypatch: pytest.M
 def test_a_folder_that_is_a_file_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("x")
     with pytest.raises(UnfitError, match="cannot be written"):
-        write_report(verdicts.accepted(), tmp_path / "taken")
+        write_report(cases.accepted(), tmp_path / "taken")

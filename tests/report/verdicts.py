@@ -1,20 +1,18 @@
 """Synthetic verdicts for the report's tests: a series of runs, judged by the real statistics.
 
-`series` makes the run rows, `judged` makes a verdict of any run rows, `CASES` names the verdicts
-that every renderer must survive.
+`series` makes the run rows, `judged` makes a verdict of any run rows; `cases.py` uses both.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from harness.canonical import finite
 from harness.checks.check import Check, Status
-from harness.plan import ArmName, draw_pairs
+from harness.plan import ArmName
 from harness.stats.loss import loss_test
 from harness.stats.sequential import bounded_design_p
 from harness.stats.timing import paired_ratio, welch
@@ -32,10 +30,6 @@ from harness.verdict_schema import (
 TARGET = 3.28
 ALPHA = 0.01
 BOUND = 0.0031
-HOSTILE = (
-    "<script>alert(1)</script> | [x](http://evil.example) **bold** `tick` @octocat #12 "
-    "\x1b[31mred\x1b[0m \u202egnihsif \"quoted\" 'single' & www.evil.example $x$ ~~no~~"
-)
 CLAIMS = {
     "evidence": "every started run is in the ledger, and every log is the one that was written",
     "source": "the files that ran are the files in source/, unchanged during the series",
@@ -100,17 +94,19 @@ def series(
     cv: float = 0.006,
     points: int = 9,
 ) -> list[RunRow]:
-    """A warm-up pair and `pairs` counted ones, in the order a plan would draw."""
+    """A warm-up pair and `pairs` counted ones, order drawn inside each pair."""
     draw = random.Random(seed)
     rows = []
-    for pair in draw_pairs(seed, pairs):
-        for arm in pair.order:
+    for pair in range(pairs + 1):
+        order: list[ArmName] = ["candidate", "baseline"]
+        draw.shuffle(order)
+        for arm in order:
             base_ms = candidate_ms if arm == "candidate" else baseline_ms
             centre = mean if arm == "candidate" else mean + 0.0006
             rows.append(
                 run_row(
                     arm,
-                    pair.index,
+                    pair,
                     loss=round(draw.gauss(centre, sd), 5),
                     ms=round(base_ms * math.exp(draw.gauss(0, cv)), 1),
                     steps=350 if arm == "candidate" else 500,
@@ -185,8 +181,8 @@ def judged(runs: Sequence[RunRow], **changes: Any) -> Verdict:
     )
     test = loss_test(candidate.losses_nats, TARGET, ALPHA)
     paired = paired_ratio(*times, ALPHA)
-    unpaired = welch(candidate.train_ms, baseline.train_ms, ALPHA) if whole else None
-    looks = tuple(_look(n, candidate, times) for n in (5, 10, 15, 20) if n <= candidate.n)
+    unpaired = welch(*times, ALPHA) if whole else None
+    looks = _looks(candidate, times)
     decided = next((look.runs for look in looks if look.loss_holds), None)
     timed = next((look.runs for look in looks if look.timing_holds), None)
     unfinished = any(run.state in ("failed", "lost") for run in runs)
@@ -270,197 +266,20 @@ def _look(n: int, candidate: ArmSummary, times: tuple[list[float], list[float]])
     )
 
 
-def accepted() -> Verdict:
-    return judged(series())
-
-
-def not_proven() -> Verdict:
-    return judged(
-        series(20, seed=4, mean=3.2797, candidate_ms=6090.0),
-        decision="not_proven",
-        headline="The loss claim needs about 34 more runs.",
-        checks=checks(loss="unproven", timing="unproven", leak="skip"),
-        advice=Advice(
-            text=(
-                "About 34 more candidate runs would prove the loss claim with 80 % power.",
-                "Or 8 more steps: they buy 0.0010 nats of margin for 0.10 s.",
-            )
-        ),
-    )
-
-
-def rule_broken() -> Verdict:
-    return judged(
-        series(5),
-        decision="rule_broken",
-        headline="A rule is broken: data.",
-        checks=checks(data="fail", clock="warn", leak="skip"),
-    )
-
-
-def runs_failed() -> Verdict:
-    rows = series(3)
-    rows += [
-        run_row("candidate", 4, state="failed", note="exit code 1: loss is NaN at step 40"),
-        run_row("candidate", 4, state="failed", note="exit code 1: loss is NaN", attempt=2),
-        run_row("baseline", 4, state="lost", note="no end in the ledger"),
-        run_row("candidate", 5, state="excluded", note="hw_slowdown"),
-    ]
-    return judged(
-        rows,
-        decision="runs_failed",
-        headline="3 runs did not finish.",
-        checks=checks(evidence="unproven", leak="skip"),
-        advice=Advice(text=("Fix the divergence at step 40, then start a new series.",)),
-    )
-
-
-def nothing_finished() -> Verdict:
-    rows = [run_row("candidate", 0, state="failed", note="exit code 1", points=0)]
-    return judged(rows, decision="runs_failed", headline="No run finished.", checks=())
-
-
-def no_runs() -> Verdict:
-    return judged([], decision="unfit", headline="No GPU of class H100.", environment={})
-
-
-def single() -> Verdict:
-    return judged(series(1), decision="not_proven", headline="One pair is no evidence.")
-
-
-def only_baseline() -> Verdict:
-    rows = [run for run in series(3) if run.arm == "baseline"]
-    return judged(rows, decision="runs_failed", headline="The candidate never ran.")
-
-
-def without_curves() -> Verdict:
-    return judged(series(5, points=0))
-
-
-def not_a_number() -> Verdict:
-    """Statistics that are NaN or infinite, as a verdict built in memory may hold them."""
-    verdict = accepted()
-    nan, inf = math.nan, math.inf
-    rows = [row.model_copy(update={"loss_nats": nan, "train_ms": inf}) for row in verdict.runs]
-    broken = Curve(steps=(0, 10), losses_nats=(nan, None), train_ms=(0.0, None))
-    rows[3] = rows[3].model_copy(update={"curve": broken})
-    return verdict.model_copy(
-        update={
-            "decision": "runs_failed",
-            "runs": tuple(rows),
-            "loss": verdict.loss.model_copy(
-                update={"mean": nan, "rule_p": nan, "upper_bound": inf, "margin": -inf}
-            ),
-            "timing": verdict.timing.model_copy(
-                update={"ratio": nan, "high": inf, "low": 0.0, "upper_bound": inf, "saved_ms": nan}
-            ),
-            "candidate": verdict.candidate.model_copy(
-                update={"losses_nats": (nan, inf), "train_ms": (nan,), "loss_mean": nan}
-            ),
+def _looks(candidate: ArmSummary, times: tuple[list[float], list[float]]) -> tuple[Look, ...]:
+    """Looks at 5/10/15/20 runs; a claim that is settled stays settled."""
+    looks: list[Look] = []
+    for n in (5, 10, 15, 20):
+        if n > candidate.n:
+            break
+        look = _look(n, candidate, times)
+        before = looks[-1] if looks else look
+        settled = {
+            "loss_holds": look.loss_holds or before.loss_holds,
+            "timing_holds": look.timing_holds or before.timing_holds,
         }
-    )
-
-
-def unfinished() -> Verdict:
-    rows = series(10)
-    rows.insert(9, run_row("candidate", 4, state="lost", note="no end in the ledger"))
-    rows.insert(15, run_row("baseline", 7, state="failed", note="timeout after 60 s"))
-    return judged(rows, checks=checks(evidence="warn", leak="skip"))
-
-
-def forty() -> Verdict:
-    return judged(series(20, seed=7, mean=3.2785))
-
-
-def long_name() -> Verdict:
-    return judged(series(), name="muon-" + "with-a-very-long-name" * 12)
-
-
-def exhibition() -> Verdict:
-    return judged(
-        series(candidate_ms=86224.6, baseline_ms=86740.0, cv=0.0006),
-        track="small",
-        exhibition=(
-            "4 GPUs instead of 8",
-            "NVIDIA H200 is not the class of the board (H100)",
-        ),
-    )
-
-
-def on_steps() -> Verdict:
-    verdict = judged(series(10), compared_on="steps", track="optimization")
-    return verdict.model_copy(update={"loss": verdict.loss.model_copy(update={"floor_nats": None})})
-
-
-def record() -> Verdict:
-    verdict = judged(
-        series(13, seed=3, candidate_ms=79684.9, baseline_ms=80728.6, cv=0.0008, sd=0.0014),
-        track="small",
-        name="2026-11-21_fp8-down",
-    )
-    return verdict.model_copy(
-        update={
-            "timing": verdict.timing.model_copy(update={"official_seconds": 73.182}),
-            "loss": verdict.loss.model_copy(update={"floor_nats": None}),
-        }
-    )
-
-
-def hostile() -> Verdict:
-    """Every string that a candidate or a submitter can reach."""
-    verdict = runs_failed()
-    check = verdict.checks[0].model_copy(
-        update={
-            "evidence": HOSTILE,
-            "claim": HOSTILE,
-            "remedy": HOSTILE,
-            "rule": HOSTILE,
-            "details": (HOSTILE, "```\n# not a heading", "</code></pre><img src=x onerror=y>"),
-        }
-    )
-    rows = tuple(run.model_copy(update={"note": HOSTILE}) for run in verdict.runs)
-    arm = verdict.candidate.model_copy(update={"script": HOSTILE, "source_sha256": HOSTILE})
-    return verdict.model_copy(
-        update={
-            "name": HOSTILE,
-            "headline": HOSTILE,
-            "track": HOSTILE,
-            "track_title": HOSTILE,
-            "created_utc": HOSTILE,
-            "harness_version": HOSTILE,
-            "exhibition": (HOSTILE,),
-            "advice": Advice(text=(HOSTILE,)),
-            "environment": {HOSTILE: HOSTILE},
-            "candidate": arm,
-            "plan_sha256": HOSTILE,
-            "checks": (check, *verdict.checks[1:]),
-            "runs": rows,
-        }
-    )
-
-
-CASES: dict[str, Callable[[], Verdict]] = {
-    function.__name__: function
-    for function in (
-        accepted,
-        not_proven,
-        rule_broken,
-        runs_failed,
-        nothing_finished,
-        no_runs,
-        single,
-        only_baseline,
-        without_curves,
-        not_a_number,
-        unfinished,
-        forty,
-        long_name,
-        exhibition,
-        on_steps,
-        record,
-        hostile,
-    )
-}
+        looks.append(look.model_copy(update=settled))
+    return tuple(looks)
 
 
 def _look_p(looks: tuple[Look, ...], claim: str) -> float | None:
@@ -471,29 +290,11 @@ def _look_p(looks: tuple[Look, ...], claim: str) -> float | None:
 
 
 def _design_p(looks: tuple[Look, ...], claim: str) -> float | None:
-    p = [getattr(look, f"{claim}_p") for look in looks]
-    values = [1.0 if value is None else value for value in p]
+    """As judged: over the looks up to the one that settled the claim."""
+    values: list[float] = []
+    for look in looks:
+        p = getattr(look, f"{claim}_p")
+        values.append(1.0 if p is None else p)
+        if values[-1] <= BOUND:
+            break
     return finite(bounded_design_p(values, (5, 10, 15, 20), BOUND, ALPHA))
-
-
-GOLDEN = Path(__file__).parent / "golden" / "README.md"
-
-
-def golden() -> Verdict:
-    """Small and whole: three pairs, one of them with a lost run, not proven."""
-    rows = series(2, seed=5, points=2)
-    rows.append(run_row("candidate", 3, state="lost", note="no end in the ledger", points=0))
-    return judged(
-        rows,
-        decision="not_proven",
-        headline="not proven: significance",
-        checks=checks(loss="unproven", clock="warn", leak="skip"),
-        advice=Advice(text=("About 12 more runs, 2 minutes.",)),
-        exhibition=("1 process instead of 2",),
-    )
-
-
-if __name__ == "__main__":  # python -m tests.report.verdicts: write the golden file anew
-    from harness.report import render_markdown
-
-    GOLDEN.write_text(render_markdown(golden()), encoding="utf-8")

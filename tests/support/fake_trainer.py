@@ -4,6 +4,8 @@ Tests set its behaviour by constants that `write_trainer` puts above this text: 
 STEPS, MODE, SLEEP_S. Its noise comes from the operating system, as a real unseeded run's does.
 """
 
+# ruff: noqa: F821
+
 import os
 import random
 import signal
