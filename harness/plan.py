@@ -8,9 +8,10 @@ as. The ledger's first line carries the plan's hash, so a later change shows.
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from harness.canonical import dumps, sha256_text
 from harness.errors import EvidenceError
@@ -46,15 +47,26 @@ class Design(Record):
     """When is tested, and against what."""
 
     kind: Literal["group-sequential", "fixed"]
-    alpha: float = Field(description="one-sided level of the whole procedure")
-    looks: tuple[int, ...] = Field(description="counted candidate runs at which is tested")
-    loss_p: float = Field(description="p of the loss test to beat at each look")
-    timing_p: float = Field(description="p of the paired timing test to beat at each look")
-    max_unfinished: int = Field(description="failed or lost runs that the series survives")
+    alpha: float = Field(gt=0, lt=0.5, description="one-sided level of the whole procedure")
+    looks: tuple[int, ...] = Field(
+        min_length=1, description="counted candidate runs at which is tested, rising from 2"
+    )
+    loss_p: float = Field(gt=0, lt=1, description="p of the loss test to beat at each look")
+    timing_p: float = Field(
+        gt=0, lt=1, description="p of the paired timing test to beat at each look"
+    )
+    max_unfinished: int = Field(ge=0, description="failed or lost runs that the series survives")
     unfinished: str = Field(
         default="judged a second time with every unfinished run at the worst finished value",
         description="what a failed or lost run counts as",
     )
+
+    @field_validator("looks")
+    @classmethod
+    def _rising(cls, looks: tuple[int, ...]) -> tuple[int, ...]:
+        if looks[0] < 2 or any(after <= before for before, after in pairwise(looks)):
+            raise ValueError("looks must rise strictly and start at 2 or more")
+        return looks
 
 
 class Criterion(Record):

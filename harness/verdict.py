@@ -9,9 +9,11 @@ from harness.canonical import dumps, finite
 from harness.checks.buffer import check_buffer
 from harness.checks.case import Case
 from harness.checks.check import Check
+from harness.checks.code_size import check_code_size
 from harness.checks.conduct import check_conduct
 from harness.checks.design import check_design
 from harness.checks.evidence import check_completion, check_evidence, check_runs
+from harness.checks.flags import check_flags
 from harness.checks.hardware import check_hardware
 from harness.checks.significance import check_significance
 from harness.checks.source import check_source
@@ -31,6 +33,8 @@ CHECKS = (
     check_design,
     check_conduct,
     check_source,
+    check_flags,
+    check_code_size,
     check_hardware,
     check_buffer,
 )
@@ -95,7 +99,7 @@ def _headline(case: Case, checks: tuple[Check, ...], decision: Decision) -> str:
         return f"{broken.id}: not so that {broken.claim}{first}"
     if decision == "not_proven":
         missing = [check.id for check in checks if check.status == "unproven"]
-        return f"not proven: {', '.join(missing)}"
+        return f"open: {', '.join(missing)}"
     if timing.ratio is None or timing.saved_ms is None:
         return f"loss {loss.mean:.4f} at or below {loss.target_loss_nats:g}"
     return (

@@ -206,7 +206,9 @@ def _track(name: str) -> Track:
 
 
 def _fetch_command(track: str, root: Path) -> str:
-    return f"speedrun data fetch --track {track} --dir {root}"
+    from shlex import quote
+
+    return f"speedrun data fetch --track {quote(track)} --dir {quote(str(root))}"
 
 
 def _make_synthetic(track: Track, root: Path, terminal: Terminal, as_json: bool) -> None:
@@ -222,6 +224,8 @@ def _make_synthetic(track: Track, root: Path, terminal: Terminal, as_json: bool)
 
 
 def _show_check(result: CheckResult, terminal: Terminal) -> None:
+    from collections import Counter
+
     from harness.data.progress import megabytes
     from harness.data.shard import ShardFacts
 
@@ -229,11 +233,18 @@ def _show_check(result: CheckResult, terminal: Terminal) -> None:
     at_fault = {finding.name for finding in result.findings if finding.kind != "unproven"}
     for name, facts in result.facts.items():
         if name not in at_fault and isinstance(facts, ShardFacts):
-            note = f"  {'; '.join(facts.notes)}" if facts.notes else ""
             terminal.info(
                 f"  ✓ {name}  {facts.tokens:,} tokens  {facts.documents:,} documents  "
-                f"sha256 {facts.sha256[:12]}{note}"
+                f"sha256 {facts.sha256[:12]}"
             )
+    noted = Counter(
+        note
+        for facts in result.facts.values()
+        if isinstance(facts, ShardFacts)
+        for note in facts.notes
+    )
+    for note, count in noted.items():
+        terminal.info(f"    {count} of {len(result.facts)}: {note}")
     for finding in result.findings:
         line = f"{finding.name}: {finding.what}"
         if finding.kind == "unproven":

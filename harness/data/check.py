@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal
 
 from harness.data.manifest import Manifest, ShardEntry, read_manifest
@@ -132,7 +133,7 @@ class _Remedies:
             return self.command
         if entry.source.startswith("packed"):
             return "pack the same texts again (speedrun data pack), or restore it"
-        return f"{self.command} --from {entry.source}"
+        return f"{self.command} --from {quote(entry.source)}"
 
     def wrong(self, name: str) -> str:
         fetch = self.missing(name)

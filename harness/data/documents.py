@@ -15,7 +15,7 @@ Form = Literal["auto", "file", "blank-line", "endoftext", "jsonl"]
 FORMS: tuple[Form, ...] = ("auto", "file", "blank-line", "endoftext", "jsonl")
 MARK = "<|endoftext|>"
 PIECE_CHARS = 1 << 20
-BLANK_LINE = re.compile(r"\n[ \t]*\n\s*")
+BLANK_LINE = re.compile(r"\n[ \t]*\n")
 
 
 def documents(path: Path, form: Form, field: str = "text") -> Iterator[str]:
@@ -32,7 +32,7 @@ def documents(path: Path, form: Form, field: str = "text") -> Iterator[str]:
     elif chosen == "endoftext":
         texts = _split(path, re.compile(re.escape(MARK)))
     elif chosen == "blank-line":
-        texts = _split(path, BLANK_LINE)
+        texts = (text.strip() for text in _split(path, BLANK_LINE))
     else:
         texts = iter(["".join(_pieces(path))])
     return (text for text in texts if text.strip())

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from harness.data.files import cannot_write
-from harness.data.manifest import read_manifest
+from harness.data.manifest import NAME_PATTERN, read_manifest
 from harness.data.source import Listing, OnBytes, RemoteFile, Say
 from harness.data.stream import data_folder, is_shard, shards_here
 from harness.data.transfer import write_all
@@ -42,26 +43,25 @@ class FolderMirror:
         files = {}
         for name in shards_here(self._track, self.folder):
             path = self.folder / name
-            if path.is_file():  # a FIFO of that name would never end
+            # A FIFO of that name would never end.
+            if path.is_file() and re.fullmatch(NAME_PATTERN, name):
                 size = path.stat().st_size
                 files[name] = stated.get(name) or RemoteFile(name, size, None, "this machine")
         files |= {n: f for n, f in stated.items() if n not in files and is_shard(self._track, n)}
         return Listing(title, str(self.folder), revision, files)
 
     def describe(self, name: str) -> RemoteFile:
-        raise UnfitError(f"the mirror has no {name}", where=str(self.folder))
+        try:
+            return RemoteFile(name, (self.folder / name).stat().st_size, None, "this machine")
+        except OSError as error:
+            raise self._unreadable(name, error) from error
 
     def download(self, file: RemoteFile, partial: Path, on_bytes: OnBytes, say: Say) -> None:
         """Copy from where the partial file ends: the caller hashes the whole in any case."""
         try:
             reader = (self.folder / file.name).open("rb", buffering=0)
         except OSError as error:
-            raise UnfitError(
-                f"the mirror's {file.name} cannot be read",
-                where=str(self.folder),
-                why=error.strerror or str(error),
-                fix="its own list names it: repair the mirror, or use another source",
-            ) from error
+            raise self._unreadable(file.name, error) from error
         with reader:
             try:
                 writer = partial.open("ab", buffering=0)
@@ -72,3 +72,11 @@ class FolderMirror:
                 while piece := reader.read(PIECE_BYTES):
                     write_all(writer, piece, partial)
                     on_bytes(len(piece))
+
+    def _unreadable(self, name: str, error: OSError) -> UnfitError:
+        return UnfitError(
+            f"the mirror's {name} cannot be read",
+            where=str(self.folder),
+            why=error.strerror or str(error),
+            fix="its own list names it: repair the mirror, or use another source",
+        )

@@ -152,7 +152,7 @@ def inspect_shard(path: Path, rule: TokenRule, progress: Progress | None = None)
     if position and not documents:
         faults.append(f"no document starts in it: token {rule.bos} never occurs")
     elif position and first != rule.bos:
-        notes.append("begins inside a document, as shards of a fixed size do")
+        notes.append("begin inside a document, as shards of a fixed size do")
     return ShardFacts(size, position, digest.hexdigest(), documents, tuple(faults), tuple(notes))
 
 

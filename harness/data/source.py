@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from harness.data.manifest import Voucher
+from harness.data.manifest import NAME_PATTERN, Voucher
 from harness.data.stream import is_train_shard, numbered_names
 from harness.errors import UnfitError, UsageError
 from harness.tracks.track import Track
@@ -49,7 +50,7 @@ class Source(Protocol):
         """Ask what is there. Raises UnfitError where it cannot be reached."""
 
     def describe(self, name: str) -> RemoteFile:
-        """Size of one file of a source that cannot be listed. Raises UnfitError if it is absent."""
+        """One file that the listing lacks, or lists without a size. Raises UnfitError: absent."""
 
     def download(self, file: RemoteFile, partial: Path, on_bytes: OnBytes, say: Say) -> None:
         """Bring the rest of `file` into `partial`, going on from the bytes that are there.
@@ -63,6 +64,13 @@ def choose_files(track: Track, listing: Listing, source: Source, count: int) -> 
 
     Raises UsageError where the source has fewer, UnfitError where it has not even the validation.
     """
+    if not re.fullmatch(NAME_PATTERN, track.data.train_glob.replace("*", "1")):
+        raise UsageError(
+            "the track's shards have names that cannot be fetched",
+            where=f"track {track.name}: data.train_glob",
+            why=track.data.train_glob,
+            fix="one plain file name with one `*` for the number",
+        )
     if not listing.complete:
         names = [track.data.validation_file, *numbered_names(track, count)]
         return [listing.files.get(name) or source.describe(name) for name in names]
@@ -82,4 +90,9 @@ def choose_files(track: Track, listing: Listing, source: Source, count: int) -> 
             where=listing.source,
             fix=f"--shards {len(train)}, or another source",
         )
-    return [validation, *(listing.files[name] for name in train[:count])]
+    chosen = [validation, *(listing.files[name] for name in train[:count])]
+    # SHA256SUMS states no sizes; without them neither the disk's room nor the bar could be told.
+    return [
+        replace(file, bytes=source.describe(file.name).bytes) if file.bytes is None else file
+        for file in chosen
+    ]

@@ -76,13 +76,16 @@ def mirror_listing(place: str, manifest: Manifest) -> Listing:
 def parse_sums(raw: bytes) -> dict[str, str]:
     """File name -> sha256 from `sha256sum`'s output; lines about anything else are passed over.
 
-    Raises UnfitError where no line is such a sum.
+    The sums may have been made elsewhere: of a path the last part counts. Raises UnfitError where
+    no line is such a sum, or two of them contradict each other.
     """
-    found = {}
+    found: dict[str, str] = {}
     for line in raw.decode("utf-8", errors="replace").splitlines():
-        match = re.fullmatch(r"([0-9a-fA-F]{64}) [ *](?:\./)?(\S+)", line.strip())
+        match = re.fullmatch(r"([0-9a-fA-F]{64}) [ *](?:.*/)?([^/]+)", line.strip())
         if match and re.fullmatch(NAME_PATTERN, match[2]):
-            found[match[2]] = match[1].lower()
+            sha256 = match[1].lower()
+            if found.setdefault(match[2], sha256) != sha256:
+                raise UnfitError(f"the mirror's {SUMS} has two sums of {match[2]}")
     if not found:
         raise UnfitError(
             f"the mirror's {SUMS} holds no sums",

@@ -62,7 +62,7 @@ class LaunchOutcome:
     """How a launch ended.
 
     reason     "exit" when the process ended by itself, else what ended it
-    exit_code  of the process, negative for a signal; None when it had to be killed
+    exit_code  of the process, negative for a signal; None if it could not be ended
     leftover   processes that outlived the run or ignored SIGTERM and were killed
     """
 
@@ -188,11 +188,11 @@ def launch(
         end_run(process.pid, spec.marker, 0.5, before)
         _collect(process)
         unwatch(process.pid)
-    wall_s = time.monotonic() - started
-    for pump in (out, err):
-        pump.thread.join(timeout=5)
-        with contextlib.suppress(OSError):
-            pump.stream.close()
+        wall_s = time.monotonic() - started
+        for pump in (out, err):
+            pump.thread.join(timeout=5)
+            with contextlib.suppress(OSError):
+                pump.stream.close()
     if reason == "exit" and out.trouble:
         reason = out.trouble
     return LaunchOutcome(reason, exit_code, wall_s, leftover, out.detail)

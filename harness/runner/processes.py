@@ -31,7 +31,9 @@ def adopt_orphans() -> None:
 
 def marked(marker: str, *, prefix: bool = False) -> list[psutil.Process]:
     """Processes whose environment carries this run's marker (or one that begins so)."""
-    found = []
+    found: list[psutil.Process] = []
+    if not marker:
+        return found  # every process of the machine lacks a marker, and none is ours for that
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             value = process.environ().get(MARKER, "")
@@ -65,12 +67,7 @@ def family(pid: int, marker: str, before: frozenset[int] | None = None) -> list[
         with contextlib.suppress(psutil.Error):
             for process in [root, *root.children(recursive=True)]:
                 found[process.pid] = process
-    living = []
-    for process in found.values():
-        with contextlib.suppress(psutil.Error):
-            if process.status() != psutil.STATUS_ZOMBIE:
-                living.append(process)
-    return living
+    return [process for process in found.values() if _lives(process)]
 
 
 def _adopted(before: frozenset[int]) -> list[psutil.Process]:
@@ -100,13 +97,31 @@ def end(processes: Iterable[psutil.Process], grace_s: float) -> int:
     for process in targets:
         with contextlib.suppress(psutil.Error):
             process.send_signal(signal.SIGTERM)
-    _, alive = psutil.wait_procs(targets, timeout=grace_s)
+    alive = _wait(targets, grace_s)
     for process in alive:
         with contextlib.suppress(psutil.Error):
             process.kill()
-    psutil.wait_procs(alive, timeout=5)
+    _wait(alive, 5)
     _reap()
     return len(alive)
+
+
+def _wait(processes: list[psutil.Process], timeout_s: float) -> list[psutil.Process]:
+    """Those still alive after `timeout_s`. Not psutil.wait_procs: that collects the exit code of
+    our own children, and whoever started them would read 0 afterwards."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        processes = [process for process in processes if _lives(process)]
+        if not processes or time.monotonic() >= deadline:
+            return processes
+        time.sleep(0.02)
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 def end_run(

@@ -87,10 +87,9 @@ def list_item(value: Items, index: Values) -> Values:
             found += value.elements[key]
         elif value.exact and isinstance(key, slice):
             try:
-                part = value.elements[key]
+                found.append(Items(value.elements[key]))
             except (TypeError, ValueError):
-                part = ()
-            found.append(Items(part))
+                found.append(UNKNOWN)
         else:
             found += merge(*value.elements)
             found.append(UNKNOWN)
@@ -126,7 +125,7 @@ def augmented(resolver: Resolver, op: ast.operator, left: Values, right: Values)
             if isinstance(a, Const) and isinstance(b, Const) and isinstance(a.value, str | bytes):
                 try:
                     found.append(from_plain(folding.binary(op, a.value, b.value)))
-                except folding.NotKnown:
+                except folding.NotKnownError:
                     found.append(UNKNOWN)
             elif isinstance(a, Dict) and isinstance(b, Dict):
                 found.append(joined(a, b))
@@ -163,8 +162,8 @@ def updated(resolver: Resolver, binding: Binding) -> Values:
             case "update":
                 return merge([v for v in given.at(0) if isinstance(v, Dict)], [given.as_dict()])
             case "setdefault":
-                keys = [key for key in constants(given.at(0)) if hashable(key)]
-                return (Dict(dict.fromkeys(keys, given.at(1)), (), dict.fromkeys(keys, node)),)
+                named = [key for key in constants(given.at(0)) if hashable(key)]
+                return (Dict(dict.fromkeys(named, given.at(1)), (), dict.fromkeys(named, node)),)
             case "append" | "add":
                 return (Items((given.at(0),), exact=False),)
             case "insert":

@@ -126,9 +126,9 @@ def _combine(r: Resolver, op: ast.operator, left: Values, right: Values) -> Valu
                     plain[1] = tuple(plain[1])
                 try:
                     if NOTHING in plain:
-                        raise folding.NotKnown
+                        raise folding.NotKnownError
                     found.append(from_plain(folding.binary(op, *plain)))
-                except folding.NotKnown:
+                except folding.NotKnownError:
                     found.append(UNKNOWN)
     return merge(found) or ANYTHING
 
@@ -143,9 +143,9 @@ def _unary(r: Resolver, node: ast.UnaryOp, scope: Scope) -> Values:
     for value in r.values(node.operand, scope):
         try:
             if not isinstance(value, Const):
-                raise folding.NotKnown
+                raise folding.NotKnownError
             found.append(Const(folding.unary(node.op, value.value)))
-        except folding.NotKnown:
+        except folding.NotKnownError:
             found.append(UNKNOWN)
     return merge(found)
 
@@ -184,7 +184,7 @@ def _field(r: Resolver, node: ast.FormattedValue, scope: Scope) -> Values:
             Const(folding.formatted(value, node.conversion, str(spec)))
             for value, spec in combinations
         )
-    except folding.NotKnown:
+    except folding.NotKnownError:
         return ANYTHING
 
 

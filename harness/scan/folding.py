@@ -19,7 +19,7 @@ MAX_LENGTH = 1 << 18
 MAX_INTEGER_BITS = 256
 
 
-class NotKnown(Exception):
+class NotKnownError(Exception):
     """The result cannot be computed here, or is too large."""
 
 
@@ -87,48 +87,50 @@ TEXT_METHODS = frozenset(
 
 
 def binary(op: ast.operator, left: Any, right: Any) -> Any:
-    """left op right; raises NotKnown."""
+    """left op right; raises NotKnownError."""
     function = _BINARY.get(type(op))
     if function is None or not (_plain(left) and _plain(right)):
-        raise NotKnown
+        raise NotKnownError
     if isinstance(op, ast.Mult):
         for text, times in ((left, right), (right, left)):
-            if isinstance(text, str | bytes) and isinstance(times, int):
-                if len(text) * max(times, 0) > MAX_LENGTH:
-                    raise NotKnown
+            repeats = times if isinstance(times, int) else 0
+            if isinstance(text, str | bytes) and len(text) * repeats > MAX_LENGTH:
+                raise NotKnownError
     if isinstance(op, ast.LShift | ast.Pow):
         if not (isinstance(right, int | float) and abs(right) <= MAX_INTEGER_BITS):
-            raise NotKnown
+            raise NotKnownError
         if isinstance(op, ast.Pow) and isinstance(left, int) and left.bit_length() > 16:
-            raise NotKnown
+            raise NotKnownError
     if isinstance(op, ast.Mod) and isinstance(left, str | bytes):
         if _LARGE_FIELD.search(left if isinstance(left, str) else left.decode("latin-1")):
-            raise NotKnown
+            raise NotKnownError
         _affordable(left, [right])
     return guarded(lambda: function(left, right))
 
 
 def unary(op: ast.unaryop, operand: Any) -> Any:
-    """op operand; raises NotKnown."""
+    """op operand; raises NotKnownError."""
     return guarded(lambda: _UNARY[type(op)](operand))
 
 
 def formatted(value: Any, conversion: int, spec: str) -> str:
-    """One field of an f-string; raises NotKnown."""
+    """One field of an f-string; raises NotKnownError."""
     if _LARGE_SPEC.search(spec):
-        raise NotKnown
-    shown = {115: str, 114: repr, 97: ascii}.get(conversion, lambda v: v)(value)
+        raise NotKnownError
+    conversions: dict[int, Callable[[Any], str]] = {115: str, 114: repr, 97: ascii}
+    convert = conversions.get(conversion)
+    shown = value if convert is None else convert(value)
     return str(guarded(lambda: format(shown, spec)))
 
 
 def method(owner: Any, name: str, args: list[Any], keywords: dict[str, Any]) -> Any:
-    """owner.name(*args) for a string or bytes; raises NotKnown."""
+    """owner.name(*args) for a string or bytes; raises NotKnownError."""
     if not isinstance(owner, str | bytes) or name not in TEXT_METHODS:
-        raise NotKnown
+        raise NotKnownError
     if name in ("format", "format_map", "zfill"):
         template = owner if isinstance(owner, str) else ""
         if _LARGE_FIELD.search(template) or _REACHING_FIELD.search(template) or name == "zfill":
-            raise NotKnown
+            raise NotKnownError
     _affordable(owner, [*args, *keywords.values()])
     if name == "decode" and args and not _text_codec(args[0]):
         return decode(owner, args[0])
@@ -136,10 +138,10 @@ def method(owner: Any, name: str, args: list[Any], keywords: dict[str, Any]) -> 
 
 
 def _affordable(owner: str | bytes, args: list[Any]) -> None:
-    """Raises NotKnown where the result could be far larger than what it is made of."""
+    """Raises NotKnownError where the result could be far larger than what it is made of."""
     longest = sum(_size(arg) for arg in args)
     if longest > MAX_LENGTH or (len(owner) + 1) * longest > MAX_WORK:
-        raise NotKnown
+        raise NotKnownError
 
 
 def _size(value: Any) -> int:
@@ -153,22 +155,22 @@ def _size(value: Any) -> int:
 
 
 def decode(data: Any, codec: Any) -> Any:
-    """codecs.decode; raises NotKnown."""
+    """codecs.decode; raises NotKnownError."""
     if codec in ("zlib", "zip", "zlib_codec"):
         return inflate(data)
     if codec in ("bz2", "bz2_codec"):
-        raise NotKnown
+        raise NotKnownError
     return guarded(lambda: codecs.decode(data, codec))
 
 
 def inflate(data: Any) -> bytes:
-    """zlib.decompress, bounded; raises NotKnown."""
+    """zlib.decompress, bounded; raises NotKnownError."""
 
     def run() -> bytes:
         machine = zlib.decompressobj()
         result = machine.decompress(data, MAX_LENGTH)
         if machine.unconsumed_tail:
-            raise NotKnown
+            raise NotKnownError
         return result
 
     return bytes(guarded(run))
@@ -225,27 +227,26 @@ for _path in ("pathlib.Path", "pathlib.PurePath", "pathlib.PosixPath", "os.fspat
 
 
 def call(path: str, args: list[Any], keywords: dict[str, Any]) -> Any:
-    """A function of FUNCTIONS on constants; raises NotKnown."""
+    """A function of FUNCTIONS on constants; raises NotKnownError."""
     function = FUNCTIONS.get(path)
     if function is None:
-        raise NotKnown
-    if path in ("builtins.bytes", "builtins.bytearray"):
-        if args and isinstance(args[0], int) and args[0] > MAX_LENGTH:
-            raise NotKnown
+        raise NotKnownError
+    if path in ("builtins.bytes", "builtins.bytearray") and args and isinstance(args[0], int):
+        raise NotKnownError
     return guarded(lambda: function(*args, **keywords))
 
 
 def guarded(compute: Callable[[], Any]) -> Any:
-    """The result if it is plain and small; raises NotKnown for everything else."""
+    """The result if it is plain and small; raises NotKnownError for everything else."""
     try:
         result = compute()
-    except NotKnown:
+    except NotKnownError:
         raise
     except Exception:
         # Whatever the operation raises, it would raise in the script too: there is no value.
-        raise NotKnown from None
+        raise NotKnownError from None
     if not _plain(result):
-        raise NotKnown
+        raise NotKnownError
     return result
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.scan.apply import Arguments
+from harness.scan.arguments import Arguments
 from harness.scan.values import (
     ANYTHING,
     Bound,
     Class,
     Dict,
     Function,
+    Instance,
     Items,
     Values,
     merge,
@@ -24,20 +27,52 @@ if TYPE_CHECKING:
 MAX_CALL_SITES = 64
 
 
+@dataclass(frozen=True, slots=True)
+class CallSite:
+    """One call of a function of the script; `skip` leading parameters are bound already."""
+
+    node: ast.Call
+    scope: Scope
+    skip: int
+    bound: Bound | None = None
+
+    def given(self, r: Resolver) -> Arguments:
+        given = r.arguments(self.node, self.scope)
+        return given.after(self.bound.args, self.bound.keywords) if self.bound else given
+
+
 def parameter_values(r: Resolver, binding: Binding) -> Values:
     """Union over all call sites and the default; unknown where nobody calls, or anyone may."""
     function = binding.node
     assert isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
     sites = _call_sites(r).get(id(function), [])
+    if _is_self(function, binding):
+        home = binding.scope.parent
+        assert home is not None
+        assert home.parent is not None
+        assert isinstance(home.node, ast.ClassDef)
+        return (Instance(Class(home.node, home.parent)),)
     if not sites or len(sites) > MAX_CALL_SITES:
         return merge(_default(r, function, binding), ANYTHING)
-    found = merge(*(_passed(r, function, binding, given, skip) for given, skip in sites))
+    found = merge(*(_passed(r, function, binding, site.given(r), site.skip) for site in sites))
     escapes = not isinstance(function, ast.Lambda) and function.name in r.program.escaping
     return merge(found, ANYTHING if escapes else ()) or ANYTHING
 
 
-def _call_sites(r: Resolver) -> dict[int, list[tuple[Arguments, int]]]:
-    """Function -> (arguments, how many leading parameters are bound already) of every call.
+def _is_self(function: FunctionNode, binding: Binding) -> bool:
+    """Is it the first parameter of a method?"""
+    home = binding.scope.parent
+    if home is None or home.kind != "class" or isinstance(function, ast.Lambda):
+        return False
+    positional = [*function.args.posonlyargs, *function.args.args]
+    static = any(
+        isinstance(d, ast.Name) and d.id == "staticmethod" for d in function.decorator_list
+    )
+    return bool(positional) and not static and positional[0].arg == binding.path
+
+
+def _call_sites(r: Resolver) -> dict[int, list[CallSite]]:
+    """Function -> every call of it.
 
     Found with a resolver of its own, in which parameters are unknown, so that no answer given
     while the table is being made is remembered.
@@ -48,43 +83,25 @@ def _call_sites(r: Resolver) -> dict[int, list[tuple[Arguments, int]]]:
         scout.call_sites = {}
         for node, scope in r.program.calls:
             for value in scout.values(node.func, scope):
-                _enter(r, value, node, scope)
+                for function, site in _sites(r, value, node, scope):
+                    r.call_sites.setdefault(id(function), []).append(site)
     return r.call_sites
 
 
-def _enter(r: Resolver, value: object, node: ast.Call, scope: Scope) -> None:
-    assert r.call_sites is not None
+def _sites(
+    r: Resolver, value: object, node: ast.Call, scope: Scope
+) -> Iterator[tuple[ast.AST | None, CallSite]]:
     if isinstance(value, Bound):
         for inner in value.function:
             if isinstance(inner, Function):
-                given = _Later(r, node, scope, value)
-                r.call_sites.setdefault(id(inner.node), []).append((given, 0))
+                yield inner.node, CallSite(node, scope, 0, value)
     elif isinstance(value, Function):
         bound = value.scope.kind == "class" and isinstance(node.func, ast.Attribute)
-        given = _Later(r, node, scope)
-        r.call_sites.setdefault(id(value.node), []).append((given, 1 if bound else 0))
+        yield value.node, CallSite(node, scope, 1 if bound else 0)
     elif isinstance(value, Class):
         body = r.program.class_scopes.get(id(value.node))
         for binding in body.bindings.get("__init__", ()) if body is not None else ():
-            given = _Later(r, node, scope)
-            r.call_sites.setdefault(id(binding.node), []).append((given, 1))
-
-
-class _Later(Arguments):
-    """Arguments that are looked at when first asked for: by then parameters can be followed."""
-
-    def __init__(
-        self, r: Resolver, node: ast.Call, scope: Scope, bound: Bound | None = None
-    ) -> None:
-        self._r, self._call, self._scope, self._bound = r, node, scope, bound
-
-    def __getattr__(self, name: str) -> object:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        given = self._r.arguments(self._call, self._scope)
-        if self._bound is not None:
-            given = given.after(self._bound.args, self._bound.keywords)
-        return getattr(given, name)
+            yield binding.node, CallSite(node, scope, 1)
 
 
 def _passed(

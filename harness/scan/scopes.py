@@ -34,6 +34,7 @@ class Scope:
     stars: list[str] = field(default_factory=list)
     borrowed: dict[str, str] = field(default_factory=dict)
     ephemeral: bool = False
+    node: ast.AST | None = None
 
     @property
     def module(self) -> Scope:
@@ -103,6 +104,7 @@ class Program:
     generators: set[int] = field(default_factory=set)
     attributes: dict[str, list[Binding]] = field(default_factory=dict)
     stores: list[Store] = field(default_factory=list)
+    name_updates: list[tuple[ast.AugAssign, Scope]] = field(default_factory=list)
     calls: list[tuple[ast.Call, Scope]] = field(default_factory=list)
     expressions: list[tuple[ast.expr, Scope]] = field(default_factory=list)
     imports: list[tuple[ast.Import | ast.ImportFrom, str, Scope]] = field(default_factory=list)
@@ -111,6 +113,7 @@ class Program:
     escaping: set[str] = field(default_factory=set)
     called: set[int] = field(default_factory=set)
     inlined: set[int] = field(default_factory=set)
+    keep: list[ast.AST] = field(default_factory=list)
     _functions: dict[int, FunctionNode] = field(default_factory=dict)
     _updates: list[tuple[str, Scope, Binding]] = field(default_factory=list)
 
@@ -156,7 +159,7 @@ class Program:
                 return
             case ast.ClassDef():
                 scope.bind(node.name, Binding("class", node, scope))
-                inner = Scope("class", scope.path, scope, node.name)
+                inner = Scope("class", scope.path, scope, node.name, node=node)
                 self.class_scopes[id(node)] = inner
                 outer: list[ast.AST] = [*node.decorator_list, *node.bases]
                 waiting += [(child, scope) for child in (*outer, *node.keywords)]
@@ -182,6 +185,8 @@ class Program:
                 waiting.append((node.target, scope))
                 return
             case ast.AugAssign():
+                if isinstance(node.target, ast.Name):
+                    self.name_updates.append((node, scope))
                 self._target(node.target, Binding("augmented", node, scope), scope, node.op)
             case ast.NamedExpr():
                 home = scope

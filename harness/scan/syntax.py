@@ -20,7 +20,7 @@ MAX_DEPTH = 150
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 
 
-class Unparsable(Exception):
+class UnparsableError(Exception):
     """Text that is not a script we can read: line (0 if unknown) and the reason."""
 
     def __init__(self, line: int, why: str) -> None:
@@ -31,27 +31,29 @@ class Unparsable(Exception):
 
 @lru_cache(maxsize=8)
 def parse_script(text: str) -> ast.Module:
-    """The syntax tree, not to be changed by the caller; raises Unparsable."""
+    """The syntax tree, not to be changed by the caller; raises UnparsableError."""
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise Unparsable(line, "a NUL byte: Python refuses it")
+        raise UnparsableError(line, "a NUL byte: Python refuses it")
     tokens = _count_tokens(text)
     if tokens > MAX_TOKENS:
-        raise Unparsable(0, f"{tokens:,} tokens, more than the {MAX_TOKENS:,} that are analysed")
+        raise UnparsableError(
+            0, f"{tokens:,} tokens, more than the {MAX_TOKENS:,} that are analysed"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             tree = ast.parse(text)
     except SyntaxError as error:
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
-        raise Unparsable(error.lineno or 0, f"{error.msg} (Python {version})") from None
+        raise UnparsableError(error.lineno or 0, f"{error.msg} (Python {version})") from None
     except (RecursionError, MemoryError):
-        raise Unparsable(0, "nested too deeply for Python's parser") from None
+        raise UnparsableError(0, "nested too deeply for Python's parser") from None
     except ValueError as error:
-        raise Unparsable(0, str(error)) from None
+        raise UnparsableError(0, str(error)) from None
     deepest = _too_deep(tree)
     if deepest is not None:
-        raise Unparsable(deepest, f"nested more than {MAX_DEPTH} deep")
+        raise UnparsableError(deepest, f"nested more than {MAX_DEPTH} deep")
     return tree
 
 

@@ -247,7 +247,8 @@ def bounded_design_p(
     together = min(1.0, len(looks) * smallest)
     if smallest <= p_bound:
         return min(alpha, together)
-    return max(math.nextafter(alpha, 1.0), together)
+    # Visibly above alpha also after rounding to ten digits: not settled must not read as 0.01.
+    return max(alpha * (1 + 1e-6), together)
 
 
 class Crossing(NamedTuple):

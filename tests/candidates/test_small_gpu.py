@@ -132,11 +132,11 @@ def test_record_model_compiled(
     tokens[::400] = cfg.bos_id
     batch = small.unaligned_batch(tokens, cfg, CUDA)
 
+    weights = torch.tensor([1.0], device=CUDA)
+    arguments = batch.tokens, batch.targets, batch.cu_seqlens, batch.bigram_rows, weights
+
     def losses() -> torch.Tensor:
-        return trainer.forward(
-            batch.tokens, batch.targets, batch.cu_seqlens, batch.bigram_rows, torch.tensor([1.0], device=CUDA),
-            128, 384, 896, 0.1,
-        )  # fmt: skip
+        return trainer.forward(*arguments, 128, 384, 896, 0.1)
 
     first = None
     for step in range(4):

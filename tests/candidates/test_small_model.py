@@ -6,6 +6,10 @@ their initial values most techniques are switched off by a zero), in fp32, on th
 """
 
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.candidates.tiny_small import load_script, random_documents, tiny_config
+from tests.candidates.tiny_small import ROOT, load_script, random_documents, tiny_config
 
 small = load_script()
 CPU = torch.device("cpu")
@@ -531,6 +535,65 @@ def test_fp8_copies_of_the_up_matrices() -> None:
         assert model.up_scale[i] == scale
         back = model.up_fp8[i].float() * scale
         assert (back - up[i]).abs().max() <= up[i].abs().max() / 16  # e4m3 has 3 mantissa bits
+
+
+INTERPRETED = """
+import sys
+import torch
+sys.path.insert(0, {root!r})
+from tests.candidates.test_small_kernels import repair_interpreter
+from tests.candidates.test_small_model import LONG, SCALE, SHORT, T, some_batch, small, tiny_config
+repair_interpreter()
+results = []
+for changes in (
+    dict(),
+    dict(fp8_mlp=True, fp8_head=True, relu2_kernel=True),
+    dict(fp8_mlp=True, fp8_head=True, relu2_kernel=True, lean_relu2=True, fp8_down=True,
+         prefix=True),
+):
+    cfg = tiny_config(dtype="bfloat16", model_dim=64, mlp_dim=128, **changes)
+    model = small.GPT(cfg, torch.device("cpu"))
+    g = torch.Generator().manual_seed(1)
+    sizes = dict(mlp_bank=0.1, lm_head=0.3, embed=0.3)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            noise = torch.randn(p.shape, generator=g)
+            p.copy_(sizes[name] * noise if name in sizes else 0.02 * noise)
+    model.quantize_mlp()
+    batch = some_batch(cfg)
+    if cfg.fp8_down:
+        model.post_scale.fill_(0.05)
+    losses = model(
+        batch.tokens, batch.targets, batch.cu_seqlens, batch.bigram_rows,
+        torch.tensor([1.0, 0.5, 0.25]), SHORT, LONG, T, SCALE,
+        torch.tensor([0.25]) if cfg.prefix else None,
+    )
+    losses.sum().backward()
+    results.append((losses.detach(), {{n: p.grad.float() for n, p in model.named_parameters()}}))
+    if cfg.fp8_down:
+        assert (model.post_scale > 0).all() and (model.post_scale != 0.05).all()
+        small.Optimizer(model, cfg, small.Schedule(cfg), small.Comms(0, 1), 8).step(1)
+        model.quantize_mlp(exact=False)
+(wanted, grads), *others = results
+for losses, got in others:
+    assert (losses - wanted).abs().mean() < 0.1, (losses - wanted).abs().mean()
+    for name in ("lm_head", "embed", "qk_bank", "vo_bank", "mlp_bank"):
+        error = (got[name] - grads[name]).norm() / grads[name].norm()
+        assert error < 0.25, (name, error)
+print("same")
+"""
+
+
+@pytest.mark.slow
+def test_fp8_paths_of_the_whole_model_in_the_interpreter(tmp_path: Path) -> None:
+    """The programs of #84 and #89 with their own kernels, against the same model in bf16."""
+    pytest.importorskip("triton", reason="the kernels need Triton")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", INTERPRETED.format(root=str(ROOT))],
+        capture_output=True, text=True, timeout=200, cwd=tmp_path,
+        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.stdout.endswith("same\n"), done.stderr[-3000:]
 
 
 def test_whole_model_traces_as_one_graph() -> None:

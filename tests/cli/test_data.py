@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from harness.cli.main import main
 from harness.synthetic import TRAIN_SHA256
+from harness.tracks.track import track_text
 from tests.data.shards import TRAIN_1, TRAIN_2, VAL, contents, lay_out, write_track
 
 
@@ -26,7 +28,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
 @pytest.fixture
 def options(tmp_path: Path) -> tuple[object, ...]:
     track = write_track(tmp_path / "mini.toml", train=2)
-    return ("--track", track, "--dir", tmp_path / "here")
+    return ("--track", track, "--dir", tmp_path / "over here")
 
 
 @pytest.fixture
@@ -57,7 +59,7 @@ def test_fetch_list_check_repair(
     assert code == 0
     assert "3 shards, all right; 123.1 kB read" in err
 
-    path = tmp_path / "here/data/fineweb10B" / TRAIN_2
+    path = tmp_path / "over here/data/fineweb10B" / TRAIN_2
     path.write_bytes(path.read_bytes()[:-10])
     code, _, err = run(capsys, "check", *options)
     assert code == 3
@@ -69,7 +71,7 @@ def test_fetch_list_check_repair(
     assert f"lacks a sound {TRAIN_2}" in err
 
     # The remedy is a command line that works as it stands.
-    command = fix.split("fix: speedrun data ")[1].split(" (")[0].split()
+    command = shlex.split(fix.split("fix: speedrun data ")[1].split(" (")[0])
     assert run(capsys, *command)[0] == 0
     assert run(capsys, "check", *options)[0] == 0
     path.unlink()
@@ -132,8 +134,8 @@ def test_errors_are_messages(capsys: pytest.CaptureFixture[str], tmp_path: Path)
     assert "cannot fetch gopher" in err
     code, _, err = run(capsys, "fetch", "--shards", "0")
     assert code == 2
-    (tmp_path / "data").write_text("a file where a folder should be")
-    code, _, err = run(capsys, "fetch", "--from", tmp_path, "--dir", tmp_path)
+    (tmp_path / "file").write_text("where a folder should be")
+    code, _, err = run(capsys, "fetch", "--from", tmp_path, "--dir", tmp_path / "file")
     assert code == 4
     assert "cannot be written" in err
     assert "--dir" in err
@@ -141,17 +143,27 @@ def test_errors_are_messages(capsys: pytest.CaptureFixture[str], tmp_path: Path)
 
 @pytest.mark.skipif(not TRAIN_SHA256, reason="the tiny track's hashes are not stated yet")
 def test_synthetic_data_are_made(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    track = tmp_path / "synthetic.toml"
+    text = track_text("small").replace('kind = "shards"', 'kind = "synthetic"')
+    for before, after in (
+        ("data/fineweb10B", "data/tiny"),
+        ("fineweb_", "tiny_"),
+        ("validation_tokens = 10485760", "validation_tokens = 32768"),
+        ("minimum_train_shards = 9", "minimum_train_shards = 1"),
+    ):
+        text = text.replace(before, after)
+    track.write_text(text)
     for words in ("made", "already made"):
-        code, _, err = run(capsys, "fetch", "--track", "tiny", "--dir", tmp_path)
+        code, _, err = run(capsys, "fetch", "--track", track, "--dir", tmp_path)
         assert code == 0, err
         assert words in err
-    code, _, err = run(capsys, "check", "--track", "tiny", "--dir", tmp_path)
+    code, _, err = run(capsys, "check", "--track", track, "--dir", tmp_path)
     assert code == 0, err
     shard = next((tmp_path / "data/tiny").glob("*train*"))
     content = bytearray(shard.read_bytes())
     content[3000] ^= 1
     shard.write_bytes(content)
-    code, _, err = run(capsys, "check", "--track", "tiny", "--dir", tmp_path)
+    code, _, err = run(capsys, "check", "--track", track, "--dir", tmp_path)
     assert code == 3
     assert "the track's rules state" in err
 

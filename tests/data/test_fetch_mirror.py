@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import namedtuple
 from pathlib import Path
 
 import pytest
@@ -66,7 +68,8 @@ def test_bare_web_server_with_too_few(hub: HubServer, tmp_path: Path, bar: ByteB
 
 
 def test_sha256sums(hub: HubServer, tmp_path: Path, bar: ByteBar) -> None:
-    hub.extras["SHA256SUMS"] = sums(hub.files) + b"some comment\n"
+    made_elsewhere = sums(hub.files).replace(b"  fine", b" */mnt/a b/fine")
+    hub.extras["SHA256SUMS"] = made_elsewhere + b"some comment\n"
     result = bring(tmp_path, f"{hub.url}/mirror", bar)
     assert {shard.vouched_by for shard in result.shards} == {"mirror SHA256SUMS"}
     wrong = bytearray(hub.files[TRAIN_3])
@@ -74,6 +77,9 @@ def test_sha256sums(hub: HubServer, tmp_path: Path, bar: ByteBar) -> None:
     hub.files[TRAIN_3] = bytes(wrong)
     with pytest.raises(EvidenceError, match=f"{TRAIN_3} is refused"):
         bring(tmp_path, f"{hub.url}/mirror", bar, shards=3)
+    hub.extras["SHA256SUMS"] = sums(hub.files) + b"%s  %s" % (b"0" * 64, VAL.encode())
+    with pytest.raises(UnfitError, match=f"two sums of {VAL}"):
+        bring(tmp_path, f"{hub.url}/mirror", bar)
     hub.extras["SHA256SUMS"] = b"no sums here\n"
     with pytest.raises(UnfitError, match="holds no sums"):
         bring(tmp_path, f"{hub.url}/mirror", bar)
@@ -97,6 +103,7 @@ def test_folder_mirror(tmp_path: Path, bar: ByteBar) -> None:
     files = contents()
     place = lay_out(tmp_path / "mirror", files)
     os.mkfifo(place / "fineweb_train_000000.bin")  # never opened, never listed
+    (place / "fineweb_train_[red]\x1b[31m.bin").write_bytes(files[VAL])  # no name for a manifest
     for target, origin in (("a", tmp_path / "mirror"), ("b", place)):
         bring(tmp_path / target, origin, bar, shards=3)
         assert same(tmp_path / target, files, (VAL, TRAIN_1, TRAIN_2, TRAIN_3))
@@ -194,3 +201,14 @@ def test_two_fetches_at_once(hub: HubServer, tmp_path: Path) -> None:
     manifest = read_manifest(tmp_path / "here/data/fineweb10B")
     assert manifest is not None
     assert len(manifest.shards) == 3
+
+
+def test_room_is_checked_where_only_sums_are_stated(
+    hub: HubServer, tmp_path: Path, bar: ByteBar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.extras["SHA256SUMS"] = sums(hub.files)
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1, 1, 64 << 20))
+    with pytest.raises(UnfitError, match="too little free disk") as caught:
+        bring(tmp_path, f"{hub.url}/mirror", bar)
+    assert "123.1 kB to fetch" in caught.value.why

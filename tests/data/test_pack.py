@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import lzma
 import sys
@@ -105,7 +106,7 @@ def test_same_input_same_bytes(tmp_path: Path, vocabulary: Vocabulary, bar: Byte
 
 def test_packed_shards_pass_the_check(tmp_path: Path, vocabulary: Vocabulary, bar: ByteBar) -> None:
     folder = tmp_path / "data/fineweb10B"
-    pack(request(tmp_path, ["the thing so"] * 5 + ["other"] * 40, out=folder), vocabulary, bar)
+    pack(request(tmp_path, [f"the thing so {i}" for i in range(40)], out=folder), vocabulary, bar)
     result = check_data(small_track(train_shards=1, validation_tokens=30), tmp_path, "x", bar)
     assert result.findings == ()
 
@@ -199,7 +200,7 @@ def test_genuine_documents_give_their_own_tokens(tmp_path: Path, bar: ByteBar) -
     starts = [*np.flatnonzero(ids == 50256).tolist(), len(ids)]
     texts = [
         vocabulary.decode(ids[start + 1 : end].tolist())
-        for start, end in zip(starts, starts[1:], strict=False)
+        for start, end in itertools.pairwise(starts)
     ]
     assert len(texts) == 200
     asked = request(tmp_path, texts, val_tokens=0, shard_tokens=10_000_000)

@@ -93,7 +93,7 @@ def test_a_shard_may_begin_inside_a_document(tmp_path: Path) -> None:
     # The official shards hold 100 M tokens each whatever the documents are: no fault.
     facts = inspect(tmp_path, shard(np.array([17, 18, BOS, 5], "<u2")))
     assert facts.faults == ()
-    assert "begins inside a document" in facts.notes[0]
+    assert "begin inside a document" in facts.notes[0]
 
 
 def test_another_vocabulary(tmp_path: Path) -> None:

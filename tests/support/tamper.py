@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness.bundle import BundlePaths, read_bundle
+from harness.bundle import read_bundle
 from harness.canonical import dumps, dumps_line
-from harness.publish import write_verdict
-from harness.verdict import judge
+from harness.report import render_markdown
+from harness.verdict import judge, verdict_text
 from harness.verdict_schema import Verdict
 from harness.verification import Verification, verify_bundle
 
@@ -82,7 +82,9 @@ class Copy:
 
     def reclaim(self) -> None:
         """Write verdict and report anew, so that nothing claimed differs from the evidence."""
-        write_verdict(BundlePaths(self.root))
+        verdict = self.judge()
+        self.write("verdict.json", verdict_text(verdict))
+        self.write("README.md", render_markdown(verdict, self.root.name))
 
     def judge(self) -> Verdict:
         return judge(read_bundle(self.root))
