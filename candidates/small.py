@@ -971,17 +971,18 @@ def limits(x: Tensor) -> tuple[int, int, tuple[int, int]]:
     return device_limits(x.device.index or 0) if x.is_cuda else (4, 1 << 30, (9, 0))
 
 
-@torch.compiler.assume_constant_result
 def cuda_capability() -> tuple[int, int]:
     """Compute capability of the current GPU; (0, 0) without one."""
     return torch.cuda.get_device_capability() if torch.cuda.is_available() else (0, 0)
 
 
+@torch.compiler.assume_constant_result  # of a bool: torch 2.11 cannot compare a traced tuple
 def has_tma() -> bool:
     """Tensor-memory-access descriptors (Hopper and later): the linear-ReLU^2 kernel needs them."""
     return INTERPRET or cuda_capability() >= (9, 0)
 
 
+@torch.compiler.assume_constant_result
 def has_fp8() -> bool:
     """FP8 matrix products: compute capability 8.9 and later."""
     return cuda_capability() >= (8, 9)

@@ -36,16 +36,16 @@ class Config:
     # Data: the global batch is the same for every world size.
     train_files: str = "data/tiny/tiny_train_*.bin"
     val_files: str = "data/tiny/tiny_val_*.bin"
-    val_tokens: int = 32_768  # scored tokens, the first of the shard's successors
+    val_tokens: int = 32_768  # the targets: all of the shard but its first token
     seq_len: int = 128
     batch_seqs: int = 8
     # Model
     vocab_size: int = 256
     layers: int = 2
-    dim: int = 64
+    dim: int = 96
     heads: int = 2
     # Optimizer: Muon on the matrices of the blocks, Adam on the embedding and the head
-    steps: int = 450
+    steps: int = 380
     muon_lr: float = 0.03
     muon_momentum: tuple[float, float] = (0.85, 0.9)  # from, to
     muon_momentum_steps: int = 50

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness.audit_report import AuditReport
+from harness.bundle_audit import read_audit
 from harness.bundle_files import (
     LOG_LIMIT_BYTES,
     BundlePaths,
@@ -22,6 +24,7 @@ from harness.canonical import sha256_text
 from harness.environment import Environment, read_environment
 from harness.errors import EvidenceError, LogError, UsageError
 from harness.ledger import (
+    Audited,
     Closed,
     Event,
     Excluded,
@@ -100,10 +103,11 @@ class Bundle:
     environment: Environment | None
     sources: dict[ArmName, dict[str, str]]
     problems: tuple[Problem, ...] = field(default=())
+    audit: AuditReport | None = None
 
     @property
     def closed(self) -> bool:
-        return bool(self.events) and isinstance(self.events[-1], Closed)
+        return any(isinstance(event, Closed) for event in self.events)
 
 
 def is_bundle(folder: Path) -> bool:
@@ -130,12 +134,15 @@ def read_bundle(root: Path) -> Bundle:
         )
     if plan.text() != plan_text or events[0].plan_sha256 != plan.sha256():
         problems.append(Problem("plan.json", "not the plan that the ledger began with"))
-    if any(isinstance(event, Closed) for event in events[:-1]):
+    series = [event for event in events if not isinstance(event, Audited)]
+    if any(isinstance(event, Closed) for event in series[:-1]):
         problems.append(Problem("ledger.jsonl", "goes on after the series was closed"))
     if any(isinstance(event, Planned) for event in events[1:]):
         problems.append(Problem("ledger.jsonl", "plans a second time"))
     sources = {arm: _read_arm(root, plan, arm, problems) for arm in ARMS}
     runs = _read_runs(root, plan, events, problems)
+    audit, faults = read_audit(root, events)
+    problems += [Problem(where, what) for where, what in faults]
     return Bundle(
         name=plan.name,
         plan=plan,
@@ -146,6 +153,7 @@ def read_bundle(root: Path) -> Bundle:
         environment=_read_environment(root, events[0], problems),
         sources=sources,
         problems=tuple(problems),
+        audit=audit,
     )
 
 

@@ -50,6 +50,10 @@ class BundlePaths:
         return self.root / "runs"
 
     @property
+    def audit(self) -> Path:
+        return self.root / "audit"
+
+    @property
     def lock(self) -> Path:
         """Held by the process that writes; never part of the evidence."""
         return self.root / ".lock"

@@ -20,7 +20,8 @@ from harness.source import Source
 DIFF_LIMIT_LINES = 12_000
 """Above this many lines on a side the order of lines is ignored: a diff can take minutes."""
 KERNEL_DECORATORS = ("triton.jit", "jit", "triton.heuristics", "cute.kernel", "cute.jit")
-_CUDA = re.compile(r"__global__\s+(?:__launch_bounds__\([^)]*\)\s*)?void\s+(\w+)")
+_BOUNDS = r"(?:__launch_bounds__\s*\([^)]*\)\s*)?"
+_CUDA = re.compile(rf"__global__\s+{_BOUNDS}void\s+{_BOUNDS}(\w+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,23 +109,16 @@ def normal_lines(tree: ast.Module) -> list[str]:
         line
         for statement in tree.body
         if id(statement) not in hidden
-        for line in _Unparser(hidden).visit(statement).splitlines()
+        for line in ast.unparse(_without(statement, hidden)).splitlines()
         if line.strip()
     ]
 
 
-class _Unparser:
-    """ast.unparse with docstrings dropped, leaving the tree as it is (it is shared)."""
-
-    def __init__(self, hidden: set[int]) -> None:
-        self.hidden = hidden
-
-    def visit(self, node: ast.stmt) -> str:
-        return ast.unparse(_without(node, self.hidden))
-
-
 def _without(node: ast.stmt, hidden: set[int]) -> ast.stmt:
-    """A copy of a definition without its docstring, and so for the definitions inside it."""
+    """A copy of a definition without its docstring, and so for the definitions inside it.
+
+    The tree itself stays as it is: it is shared.
+    """
     if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return node
     body = [_without(child, hidden) for child in node.body if id(child) not in hidden]

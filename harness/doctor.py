@@ -172,7 +172,7 @@ def _common(facts: Facts, track: Track) -> list[Finding]:
 def _data(facts: Facts, track: Track) -> list[Finding]:
     state, rule = facts.data[track.name], track.data
     wanted = SHARD_HEADER_BYTES + 2 * rule.validation_tokens
-    fix = "put the token shards there, or name the folder that holds them with --data"
+    fix = "speedrun data fetch --track NAME, or name the folder that holds them with --data"
     lacks = []
     if state.train_shards < rule.minimum_train_shards:
         lacks.append(f"{state.train_shards} of {rule.minimum_train_shards} train shards")

@@ -115,6 +115,14 @@ class Closed(_Event):
     why: str
 
 
+class Audited(_Event):
+    """The candidate's audit run; may come after the series was closed, and only once."""
+
+    event: Literal["audited"] = "audited"
+    source_sha256: str = Field(description="of the candidate that was audited")
+    files: dict[str, str] = Field(description="file name under audit/ -> sha256")
+
+
 Event = Annotated[
     Planned
     | Started
@@ -125,7 +133,8 @@ Event = Annotated[
     | Looked
     | Resumed
     | Interrupted
-    | Closed,
+    | Closed
+    | Audited,
     Field(discriminator="event"),
 ]
 _EVENT: TypeAdapter[Event] = TypeAdapter(Event)

@@ -9,16 +9,14 @@ settled the baseline rests.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from harness.bundle import Run
+from harness.claims import rule_p, timing_p, worst_loss_p, worst_ratio_bound
 from harness.plan import ArmName, Plan
-from harness.samples import Samples, final_loss, final_ms, final_steps, take_samples
-from harness.stats.loss import loss_test, z_rule
-from harness.stats.timing import paired_ratio
+from harness.samples import Samples, final_loss, take_samples
 from harness.tracks.track import Track
 from harness.verdict_schema import Look
 
@@ -49,37 +47,6 @@ class Slot:
     counts: bool
 
 
-def rule_p(track: Track, losses: list[float], target_loss_nats: float) -> float:
-    """p of the track's own loss test; 1 for fewer than two losses."""
-    if track.contest.loss_rule == "z-rule":
-        p = z_rule(losses, target_loss_nats, sigma=track.contest.loss_sd_nats).p if losses else 1.0
-    else:
-        p = loss_test(losses, target_loss_nats, track.contest.alpha).p
-    return 1.0 if math.isnan(p) else p
-
-
-def timing_p(track: Track, samples: Samples, upto: int | None = None) -> tuple[float, int]:
-    """(p of "candidate is faster", complete pairs) over the pairs of the first `upto` runs.
-
-    On a track compared on steps there is no noise to test: p is 0 when the candidate takes fewer
-    steps than the baseline in every pair, else 1.
-    """
-    pairs = samples.timed(upto)
-    candidate = [pair.candidate for pair in pairs if pair.candidate]
-    baseline = [pair.baseline for pair in pairs if pair.baseline]
-    if track.contest.compared_on == "steps":
-        steps = [(final_steps(c), final_steps(b)) for c, b in zip(candidate, baseline, strict=True)]
-        fewer = [c is not None and b is not None and c < b for c, b in steps]
-        return (0.0 if fewer and all(fewer) else 1.0), len(pairs)
-    if len(pairs) < 2:
-        return 1.0, len(pairs)
-    times = [final_ms(run) for run in candidate], [final_ms(run) for run in baseline]
-    if not all(math.isfinite(ms) and ms > 0 for ms in times[0] + times[1]):
-        return 1.0, len(pairs)
-    p = paired_ratio(times[0], times[1], track.contest.alpha).p
-    return (1.0 if math.isnan(p) else p), len(pairs)
-
-
 def progress(plan: Plan, track: Track, samples: Samples) -> Progress:
     """Where the series stands: looks taken, claims decided, the run that comes next.
 
@@ -106,10 +73,16 @@ def progress(plan: Plan, track: Track, samples: Samples) -> Progress:
         losses = [final_loss(run) for run in samples.candidates(upto)]
         p_loss = rule_p(track, losses, plan.target_loss_nats)
         p_time, pairs = timing_p(track, samples, upto)
+        # What did not finish by now counts at its worst: a claim that this would undo is not
+        # settled yet, and the next look may settle it with more runs.
+        bad = [run for run in samples.unfinished if run.pair <= pair.index]
         if loss_at is None and p_loss <= design.loss_p:
-            loss_at = upto
+            count = sum(run.arm == "candidate" for run in bad)
+            if worst_loss_p(track, losses, count, plan.target_loss_nats) < design.alpha:
+                loss_at = upto
         if timing_at is None and p_time <= design.timing_p:
-            timing_at = upto
+            faster = worst_ratio_bound(track, samples, len(bad), upto) < 1
+            timing_at = upto if faster else None
         looks.append(
             Look(
                 runs=upto,

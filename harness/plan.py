@@ -57,7 +57,8 @@ class Design(Record):
     )
     max_unfinished: int = Field(ge=0, description="failed or lost runs that the series survives")
     unfinished: str = Field(
-        default="judged a second time with every unfinished run at the worst finished value",
+        default="judged a second time with every unfinished run one standard deviation above both "
+        "the bar and the worst finished value",
         description="what a failed or lost run counts as",
     )
 

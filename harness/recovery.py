@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from harness.bundle import BundlePaths
 from harness.canonical import sha256_file
@@ -13,11 +15,22 @@ from harness.runner.processes import end_leftovers
 from harness.watcher import Watcher
 
 
-def lock_bundle(paths: BundlePaths) -> int:
-    """Take the bundle for this process; the returned descriptor keeps the lock while open.
+@contextmanager
+def locked(paths: BundlePaths) -> Iterator[None]:
+    """The bundle is this process's alone inside the block.
 
     Raises UnfitError when another process writes to it, or nobody can.
     """
+    descriptor = _lock(paths)
+    try:
+        yield
+    finally:
+        paths.lock.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _lock(paths: BundlePaths) -> int:
+    """A descriptor that keeps the lock while it is open."""
     import fcntl
 
     try:

@@ -9,9 +9,10 @@ import math
 
 from harness.bundle import Run
 from harness.canonical import finite
-from harness.looks import Progress, rule_p
+from harness.claims import paired_ms, rule_p, worst_loss_p, worst_ratio_bound
+from harness.looks import Progress
 from harness.plan import ArmName, Plan
-from harness.samples import PairSample, Samples, final_loss, final_ms, final_steps
+from harness.samples import Samples, final_loss, final_ms, final_steps
 from harness.stats.loss import loss_test
 from harness.stats.sequential import bounded_design_p
 from harness.stats.timing import paired_ratio, rebased_ms, welch
@@ -23,7 +24,7 @@ def loss_result(plan: Plan, track: Track, samples: Samples, state: Progress) -> 
     """The loss claim over all counted, finished candidate runs."""
     losses = [final_loss(run) for run in samples.candidates()]
     test = loss_test(losses, plan.target_loss_nats, track.contest.alpha)
-    worst = losses + [max(losses)] * samples.unfinished_candidates if losses else []
+    worst_p = worst_loss_p(track, losses, samples.unfinished_candidates, plan.target_loss_nats)
     at_look = [look for look in state.looks if look.runs == state.loss_decided]
     shown = at_look or list(state.looks[-1:])
     return LossResult(
@@ -40,18 +41,14 @@ def loss_result(plan: Plan, track: Track, samples: Samples, state: Progress) -> 
         look_p=finite(shown[0].loss_p) if shown else None,
         design_p=_design_p(plan, [look.loss_p for look in state.looks], plan.design.loss_p),
         design_p_bound=plan.design.loss_p,
-        worst_case_p=(
-            finite(rule_p(track, worst, plan.target_loss_nats))
-            if samples.unfinished and len(worst) > 1
-            else None
-        ),
+        worst_case_p=finite(worst_p) if samples.unfinished and losses else None,
         floor_nats=track.contest.loss_floor_nats,
     )
 
 
 def timing_result(plan: Plan, track: Track, samples: Samples, state: Progress) -> TimingResult:
     """The timing claim over all complete pairs."""
-    candidate_ms, baseline_ms = _paired_ms(samples.timed())
+    candidate_ms, baseline_ms = paired_ms(samples.timed())
     at_look = [look for look in state.looks if look.runs == state.timing_decided]
     shown = at_look or list(state.looks[-1:])
     common = {
@@ -89,7 +86,11 @@ def timing_result(plan: Plan, track: Track, samples: Samples, state: Progress) -
             "hodges_lehmann_high": finite(paired.hl_high),
             "detectable_ratio": finite(paired.mde),
             "welch_p": finite(unpaired.p),
-            "worst_case_ratio_bound": _worst_ratio(candidate_ms, baseline_ms, samples, alpha),
+            "worst_case_ratio_bound": (
+                finite(worst_ratio_bound(track, samples, len(samples.unfinished)))
+                if samples.unfinished and track.contest.compared_on != "steps"
+                else None
+            ),
             "official_seconds": (
                 finite(rebased_ms(record * 1e3, paired.ratio) / 1e3) if record else None
             ),
@@ -128,24 +129,3 @@ def _design_p(plan: Plan, at_looks: list[float | None], bound: float) -> float |
         if values[-1] <= bound:
             break
     return finite(bounded_design_p(values, plan.design.looks, bound, plan.design.alpha))
-
-
-def _paired_ms(pairs: list[PairSample]) -> tuple[list[float], list[float]]:
-    both = [
-        (final_ms(pair.candidate), final_ms(pair.baseline))
-        for pair in pairs
-        if pair.candidate is not None and pair.baseline is not None
-    ]
-    usable = [(c, b) for c, b in both if c > 0 and b > 0 and math.isfinite(c + b)]
-    return [c for c, _ in usable], [b for _, b in usable]
-
-
-def _worst_ratio(
-    candidate_ms: list[float], baseline_ms: list[float], samples: Samples, alpha: float
-) -> float | None:
-    """Upper bound with one pair of the worst ratio added for each unfinished run."""
-    if not samples.unfinished:
-        return None
-    ratios = [c / b for c, b in zip(candidate_ms, baseline_ms, strict=True)]
-    extra = [max(ratios)] * len(samples.unfinished)
-    return finite(paired_ratio(ratios + extra, [1.0] * len(ratios + extra), alpha).upper_bound)

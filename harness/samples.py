@@ -2,8 +2,8 @@
 
 One counted pair gives at most one candidate loss and one time ratio: the finished attempt of each
 arm. An attempt that did not finish (failed or lost) gives no value of its own; it is counted in
-`unfinished` and the verdict is taken a second time with each such attempt at the worst finished
-value, so that stopping a run that looks bad cannot help.
+`unfinished` and the verdict is taken a second time with each such attempt at a value worse than any
+finished one (stats/unfinished.py), so that stopping a run that looks bad cannot help.
 """
 
 from __future__ import annotations

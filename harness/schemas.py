@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from harness.audit_report import AuditReport
 from harness.environment import Environment
 from harness.ledger import Event
 from harness.plan import Plan
@@ -17,6 +18,7 @@ def all_schemas() -> dict[str, dict[str, Any]]:
     """File name stem -> JSON Schema (2020-12). `ledger` describes one line."""
     ledger: TypeAdapter[Event] = TypeAdapter(Event)
     return {
+        "audit": AuditReport.model_json_schema(),
         "environment": Environment.model_json_schema(),
         "ledger": ledger.json_schema(),
         "plan": Plan.model_json_schema(),

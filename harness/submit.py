@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from harness.bundle import BundlePaths, is_bundle, read_bundle
-from harness.environment import describe_machine, read_environment, same_node
+from harness.bundle import Bundle, BundlePaths, is_bundle, read_bundle
+from harness.environment import Environment, describe_machine, read_environment, same_node
 from harness.errors import EXIT_INTERRUPTED, EvidenceError, UnfitError, UsageError
 from harness.ledger import Ledger, Resumed
 from harness.live_board import BoardState, BoardWatcher, LineWatcher
@@ -19,7 +19,7 @@ from harness.looks import progress
 from harness.places import repository
 from harness.plan import Plan
 from harness.publish import publish
-from harness.recovery import lock_bundle, mend_after_kill
+from harness.recovery import locked, mend_after_kill
 from harness.runner.probe import probe_interpreter
 from harness.runner.processes import adopt_orphans
 from harness.samples import take_samples
@@ -43,7 +43,8 @@ def start(request: Request, terminal: Terminal, as_json: bool, dry_run: bool) ->
         return 0
     paths, ledger = open_bundle(prepared)
     terminal.info(f"bundle {paths.root}, plan {prepared.plan.sha256()[:16]} fixed before run 1")
-    return _carry_out(paths, prepared.plan, prepared.track, ledger, terminal, as_json)
+    with locked(paths):
+        return _carry_out(paths, prepared.plan, prepared.track, ledger, terminal, as_json)
 
 
 def carry_on(folder: Path, terminal: Terminal, as_json: bool) -> int:
@@ -54,37 +55,42 @@ def carry_on(folder: Path, terminal: Terminal, as_json: bool) -> int:
     if not is_bundle(folder):
         raise UsageError(f"{folder} is no bundle", fix="give a folder that speedrun submit made")
     paths = BundlePaths(folder)
-    lock = lock_bundle(paths)
-    ledger = Ledger.open(paths.ledger)
-    bundle = read_bundle(folder)
-    if bundle.problems:
-        first = bundle.problems[0]
-        raise EvidenceError(
-            "the bundle was changed since it was written; it is not continued",
-            where=first.where,
-            why=first.what,
-            fix="restore it, or start a new series",
-        )
-    plan = bundle.plan
-    if not bundle.closed:
-        needs = ("torch",) if bundle.track.hardware.launcher == "torchrun" else ()
-        here = describe_machine(probe_interpreter(plan.launch.python, require=needs), repository())
-        before = read_environment(
-            paths.environment.read_text(encoding="utf-8"), str(paths.environment)
-        )
-        differences = same_node(before, here)
-        if differences:
-            raise UnfitError(
-                "this is not the node the series began on; times are never pooled across nodes",
-                where=str(folder),
-                why="; ".join(differences[:4]),
-                fix="start a new series here",
+    with locked(paths):
+        ledger = Ledger.open(paths.ledger)
+        bundle = read_bundle(folder)
+        if bundle.problems:
+            first = bundle.problems[0]
+            raise EvidenceError(
+                "the bundle was changed since it was written; it is not continued",
+                where=first.where,
+                why=first.what,
+                fix="restore it, or start a new series",
             )
-        watcher = LineWatcher(terminal, BoardState(plan, bundle.track))
-        mend_after_kill(paths, plan, ledger, watcher)
-        ledger.append(Resumed, environment_sha256=here.sha256())
-    os.close(lock)
-    return _carry_out(paths, plan, bundle.track, ledger, terminal, as_json)
+        if not bundle.closed:
+            _take_up(bundle, paths, ledger, terminal)
+        return _carry_out(paths, bundle.plan, bundle.track, ledger, terminal, as_json)
+
+
+def _take_up(bundle: Bundle, paths: BundlePaths, ledger: Ledger, terminal: Terminal) -> None:
+    """On the same node only: what was left open is closed, and the ledger says it goes on."""
+    plan, track = bundle.plan, bundle.track
+    needs = ("torch",) if track.hardware.launcher == "torchrun" else ()
+    here = describe_machine(probe_interpreter(plan.launch.python, require=needs), repository())
+    before = _environment(paths)
+    differences = same_node(before, here)
+    if differences:
+        raise UnfitError(
+            "this is not the node the series began on; times are never pooled across nodes",
+            where=str(paths.root),
+            why="; ".join(differences[:4]),
+            fix="start a new series here",
+        )
+    mend_after_kill(paths, plan, ledger, LineWatcher(terminal, BoardState(plan, track)))
+    ledger.append(Resumed, environment_sha256=here.sha256())
+
+
+def _environment(paths: BundlePaths) -> Environment:
+    return read_environment(paths.environment.read_text(encoding="utf-8"), str(paths.environment))
 
 
 def _carry_out(
@@ -95,15 +101,11 @@ def _carry_out(
     terminal: Terminal,
     as_json: bool,
 ) -> int:
-    lock = lock_bundle(paths)
     adopt_orphans()
     state = BoardState(plan, track)
     bundle = read_bundle(paths.root)
     state.runs = bundle.runs
     state.progress = progress(plan, track, take_samples(plan, bundle.runs))
-    environment = read_environment(
-        paths.environment.read_text(encoding="utf-8"), str(paths.environment)
-    )
     stop = threading.Event()
     watcher = (
         BoardWatcher(terminal, state) if terminal.interactive else LineWatcher(terminal, state)
@@ -118,15 +120,12 @@ def _carry_out(
                 ledger=ledger,
                 watcher=watcher,
                 parent_environment=dict(os.environ),
-                caches=compile_caches(track, plan, environment),
+                caches=compile_caches(track, plan, _environment(paths)),
                 stop=stop,
             )
             series.run()
     except SeriesInterruptedError:
         interrupted = True
-    finally:
-        os.close(lock)
-        paths.lock.unlink(missing_ok=True)
     verdict = publish(paths, terminal, as_json)
     if interrupted:
         terminal.failure("stopped by Ctrl-C; the run is in the ledger as lost")

@@ -103,7 +103,7 @@ class LossResult(Record):
     )
     design_p_bound: float
     worst_case_p: float | None = Field(
-        description="rule p with every unfinished run at the worst finished loss"
+        description="rule p with every unfinished run one sd above target and worst finished loss"
     )
     floor_nats: float | None = Field(default=None, description="entropy rate, where known")
 
@@ -129,7 +129,9 @@ class TimingResult(Record):
         description="smallest improvement this design could have seen"
     )
     welch_p: float | None = Field(description="unpaired test on the same runs, for comparison")
-    worst_case_ratio_bound: float | None
+    worst_case_ratio_bound: float | None = Field(
+        description="bound with every unfinished run one sd above 1 and the worst ratio"
+    )
     pair_ratios: tuple[float, ...]
     official_seconds: float | None = Field(
         default=None, description="standing record's official time x ratio"

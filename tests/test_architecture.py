@@ -62,13 +62,24 @@ def test_every_file_says_what_it_is(name: str) -> None:
     assert ast.get_docstring(tree(name)), "a module docstring"
 
 
-@pytest.mark.parametrize("name", NAMES)
+# Programs that run in a process of their own, and talk to their parent over their own streams.
+# Those of the second kind run in the candidate's process, beside its torch.
+CHILD_PROGRAMS = {"runner/telemetry_process.py", "runner/audit_shim.py"}
+IN_THE_CANDIDATES_PROCESS = {"runner/audit_shim.py"}
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - IN_THE_CANDIDATES_PROCESS))
 def test_the_harness_never_imports_torch_nor_a_candidate(name: str) -> None:
     assert not roots(name) & {"torch", "candidates", "baseline", "tests", "triton", "safetensors"}
 
 
-# A program that runs in a process of its own talks to its parent over its own streams.
-CHILD_PROGRAMS = {"runner/telemetry_process.py"}
+@pytest.mark.parametrize("name", sorted(IN_THE_CANDIDATES_PROCESS & set(NAMES)))
+def test_what_runs_in_the_candidates_process_knows_nothing_of_the_harness(name: str) -> None:
+    assert "harness" not in roots(name)
+    module = "harness." + name.removesuffix(".py").replace("/", ".")
+    assert not any(module in imports(other) for other in NAMES)
+
+
 # sys.stderr.close() after a broken pipe: there is nobody left to print to.
 MAIN = {"cli/main.py": {"sys.stderr"}}
 
@@ -130,7 +141,7 @@ def test_the_log_reader_only_reads_files(name: str) -> None:
     assert not roots(name) & {"socket", "subprocess", "threading", "urllib", "time"}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sorted(set(NAMES) - IN_THE_CANDIDATES_PROCESS))
 def test_nothing_is_unpickled_and_no_candidate_is_loaded(name: str) -> None:
     assert not roots(name) & {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
     assert not attributes(name) & {"eval()", "exec()", "runpy.run_path"}

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.bundle import Run
-from harness.looks import Slot, next_slot, progress, rule_p, timing_p
+from harness.claims import rule_p, timing_p
+from harness.looks import Slot, next_slot, progress
 from harness.plan import Plan
 from harness.samples import PairSample, Samples, take_samples
 from harness.stats.moments import t_quantile
@@ -107,6 +108,30 @@ def test_claims_settled_at_different_looks_stay_settled() -> None:
     assert [look.timing_holds for look in state.looks] == [False, False, True]
     assert state.looks[-1].loss_p is not None
     assert state.looks[-1].loss_p > 0.0037, "shown as it is, and settled all the same"
+
+
+def test_a_claim_that_a_lost_run_would_undo_is_settled_later() -> None:
+    """Three sd of margin pass the first look; with a lost run one sd above the target they do not
+    yet. The series goes on instead of ending unproven."""
+    plan = make_plan()
+    losses = [3.28 - 0.0014 * (3 + z) for z in (-1.2, -0.6, 0.0, 0.6, 1.2) * 4]
+    runs = make_series(plan, losses[:5], values(5, FAST, 60), values(5, SLOW, 60, 2))
+    whole = progress(plan, TRACK, take_samples(plan, runs))
+    assert (whole.loss_decided, whole.timing_decided) == (5, 5)
+
+    lost = make_run("candidate", 3, state="lost")
+    state = progress(plan, TRACK, take_samples(plan, [*runs, lost]))
+    assert (state.loss_decided, state.timing_decided) == (None, 5)
+    assert state.looks[0].loss_p == whole.looks[0].loss_p
+    assert state.next is not None
+    more = make_series(plan, losses[:10], values(10, FAST, 60), values(5, SLOW, 60, 2))
+    state = progress(plan, TRACK, take_samples(plan, [*more, lost]))
+    assert (state.loss_decided, state.timing_decided) == (10, 5)
+    # What is lost after a look does not change it.
+    late = progress(
+        plan, TRACK, take_samples(plan, [*more, make_run("candidate", 7, state="lost")])
+    )
+    assert late.loss_decided == 5
 
 
 def test_a_fixed_plan_looks_once() -> None:

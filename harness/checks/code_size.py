@@ -1,4 +1,4 @@
-"""Information: how much real code the candidate adds, and what a millisecond of gain costs in it."""
+"""Information: the real code that a candidate adds, and what a millisecond of gain costs in it."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def _design(design: Design, track: Track) -> list[str]:
     longest = LONGEST_FIXED if len(design.looks) == 1 else LONGEST_SEQUENTIAL
     if design.looks[-1] > longest:
         findings.append(
-            f"plan.json design.looks: {design.looks[-1]} runs; the longest such series has {longest}"
+            f"plan.json design.looks: {design.looks[-1]} runs; the longest series has {longest}"
         )
         return findings
     for name, said, own in (
@@ -83,8 +83,8 @@ def _design(design: Design, track: Track) -> list[str]:
         level = _level(design.looks, said, alpha)
         if level > alpha:
             findings.append(
-                f"plan.json design.{name}: {said:g} at these looks has a true level of {level:.2g}, "
-                f"the track's is {alpha:g}"
+                f"plan.json design.{name}: {said:g} at these looks has a true level of "
+                f"{level:.2g}, the track's is {alpha:g}"
             )
     return findings
 
@@ -140,6 +140,7 @@ def _binding(track: Track) -> dict[str, object]:
         "hardware.official_class": hardware.official_class,
         "hardware.any_count": hardware.any_count,
         "compile": track.compile.model_dump(),
+        "audit": track.audit.model_dump(),
         "design.looks": design.looks,
         "design.loss_p": design.loss_p,
         "design.timing_p": design.timing_p,

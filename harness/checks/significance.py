@@ -10,7 +10,7 @@ from harness.stats.loss import luck_warning
 
 def check_significance(case: Case) -> Check:
     """Passes when a look beat the design's bound, the rule's own p over all runs holds, and it
-    holds again with every unfinished run at the worst finished loss."""
+    holds again with every unfinished run at its worst (stats/unfinished.py)."""
     loss, contest = case.loss, case.bundle.track.contest
     claim = f"mean final loss is below {loss.target_loss_nats:g} nats, p < {contest.alpha:g}"
     rule = f"mean val loss ≤ {loss.target_loss_nats:g} with p < {contest.alpha:g}"
@@ -32,7 +32,7 @@ def check_significance(case: Case) -> Check:
     holds = loss.decided_at is not None and loss.rule_p < contest.alpha
     if loss.worst_case_p is not None:
         holds = holds and loss.worst_case_p < contest.alpha
-        details.append(f"with every unfinished run at the worst loss: p {loss.worst_case_p:.2g}")
+        details.append(f"with every unfinished run at its worst: p {loss.worst_case_p:.2g}")
     losses = [final_loss(run) for run in case.samples.candidates()]
     lucky = luck_warning(losses, loss.target_loss_nats, contest.loss_sd_nats)
     if lucky is not None:

@@ -31,8 +31,7 @@ def check_timing(case: Case) -> Check:
     if timing.worst_case_ratio_bound is not None:
         holds = holds and timing.worst_case_ratio_bound < 1
         details.append(
-            "with every unfinished run at the worst ratio: bound "
-            f"{timing.worst_case_ratio_bound:.5f}"
+            f"with every unfinished run at its worst: bound {timing.worst_case_ratio_bound:.5f}"
         )
     if timing.hodges_lehmann is not None:
         details.append(f"Hodges-Lehmann ratio {timing.hodges_lehmann:.5f}")

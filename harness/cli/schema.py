@@ -9,7 +9,7 @@ import typer
 
 def schema(
     name: Annotated[
-        str | None, typer.Argument(help="plan, ledger, verdict, environment or track.")
+        str | None, typer.Argument(help="plan, ledger, verdict, environment, audit or track.")
     ] = None,
 ) -> None:
     """Print the JSON Schema of a bundle file, or of all."""

@@ -86,8 +86,8 @@ def loss_facts(verdict: Verdict) -> tuple[Fact, ...]:
             Fact(
                 "Worst case p",
                 fmt.p_value(loss.worst_case_p, alpha),
-                "rule p with every unfinished run counted at the worst finished loss: stopping a "
-                "bad run must not help.",
+                "rule p with every unfinished run one sd above both the target and the worst "
+                "finished loss: stopping a bad run must not help.",
             )
         )
     return tuple(facts)
@@ -223,7 +223,8 @@ def _in_time(verdict: Verdict) -> tuple[Fact, ...]:
             Fact(
                 "Worst case bound",
                 fmt.ratio(t.worst_case_ratio_bound),
-                "upper bound of the ratio with every unfinished run at the worst finished time.",
+                "upper bound of the ratio with every unfinished run one sd above both 1 and the "
+                "worst finished ratio.",
             )
         )
     if t.official_seconds is not None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from harness.scan.finding import Finding, Severity
 from harness.scan.resolve import Resolver
 from harness.scan.scopes import Program, Scope
-from harness.scan.syntax import UnparsableError, parse_script
+from harness.scan.syntax import MAX_TOKENS, UnparsableError, count_tokens, parse_script
 from harness.scan.writes import Write, collect_writes
 from harness.source import Source
 from harness.tracks.track import CompileRule
@@ -16,10 +16,7 @@ from harness.tracks.track import CompileRule
 
 @dataclass(eq=False)
 class Analysis:
-    """What the rules look at, and where they put what they find.
-
-    via   where code that stands in a string is executed: id of a node -> the text to add
-    """
+    """What the rules look at, and where they put what they find."""
 
     source: Source
     rule: CompileRule
@@ -57,8 +54,13 @@ def analyse(source: Source, rule: CompileRule) -> Analysis:
     program = Program()
     trees: dict[str, ast.Module] = {}
     findings = []
-    for path, text in sorted(source.files.items()):
+    tokens = 0
+    # The started script first: what is too much is left out at the end.
+    for path, text in sorted(source.files.items(), key=lambda f: (f[0] != source.script, f[0])):
+        tokens += count_tokens(text)
         try:
+            if tokens > MAX_TOKENS:
+                raise UnparsableError(0, f"more than {MAX_TOKENS:,} tokens in all files together")
             trees[path] = parse_script(text)
         except UnparsableError as error:
             findings.append(unparsable(path, error))

@@ -81,7 +81,9 @@ def _apply_method(r: Resolver, method: Method, given: Arguments) -> Values:
         return _dict_method(r, owner, name, given)
     if isinstance(owner, Items):
         return (owner,) if name == "copy" else r.elements((owner,)) if name == "pop" else ANYTHING
-    positional = [_with_plain_iterables(r, values) for values in given.positional]
+    positional = given.positional
+    if name == "join":
+        positional = [_with_plain_iterables(r, values) for values in positional]
     combinations = r.product([(owner,), *positional, *given.keywords.values()])
     if combinations is None or given.open_positional or given.open_keywords:
         return ANYTHING

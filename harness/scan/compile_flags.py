@@ -91,7 +91,9 @@ def _bound_compilers(values: Values) -> set[str]:
     found: set[str] = set()
     for value in values:
         if isinstance(value, Bound):
-            found |= _compilers(value.function)
+            # Arguments bound before count too: partial(partial, torch.compile)(mode=...).
+            for bound in (value.function, *value.args):
+                found |= _compilers(bound)
     return found
 
 

@@ -106,7 +106,7 @@ def _zip(r: Resolver, given: Arguments, scope: Scope) -> Values:
 
 def _map(r: Resolver, given: Arguments, scope: Scope) -> Values:
     exact = r.exact(given.at(1))
-    if exact is None or len(given.positional) != 2 or len(exact) > 4096:
+    if exact is None or len(given.positional) != 2 or len(exact) > 1024:
         return ANYTHING
     results = []
     for element in exact:
@@ -127,7 +127,7 @@ def _range(r: Resolver, given: Arguments, scope: Scope) -> Values:
         numbers = range(*(int(b) for b in bounds if isinstance(b, int)))
     except ValueError:
         return ANYTHING
-    return (Items(tuple((Const(i),) for i in numbers)),) if len(numbers) <= 4096 else ANYTHING
+    return (Items(tuple((Const(i),) for i in numbers)),) if len(numbers) <= 1024 else ANYTHING
 
 
 def _partial(r: Resolver, given: Arguments, scope: Scope) -> Values:

@@ -137,7 +137,7 @@ def find_shadows(analysis: Analysis) -> None:
                 analysis.add(
                     analysis.trees[path],
                     scope,
-                    RULE,
+                    "shadowed-library",
                     "fail",
                     f"a file beside the script takes the place of the library {top}",
                     "the script would import it instead",

@@ -8,6 +8,7 @@ unknown object holds what is stored under that name anywhere), which suits a sea
 from __future__ import annotations
 
 import ast
+import builtins
 from collections.abc import Callable
 
 from harness.scan import folding
@@ -105,6 +106,8 @@ class Resolver:
             found: list[Value] = []
             for module in dict.fromkeys(scope.module.stars):
                 found += self.ref(f"{module}.{name}")
+            if not hasattr(builtins, name) and name != "__builtins__":
+                return tuple(found) or ANYTHING
             path = f"builtins.{name}"
             return merge(found, (Ref(BUILTIN_ALIASES.get(path, path)),))
         if owner.ephemeral:
@@ -196,7 +199,7 @@ class Resolver:
         if isinstance(value, Items) and value.exact:
             return list(value.elements)
         if isinstance(value, Const) and isinstance(value.value, str | bytes):
-            return [(Const(item),) for item in value.value[:4096]]
+            return [(Const(item),) for item in value.value[:1024]]
         if isinstance(value, Dict) and not value.rest:
             return [(Const(key),) for key in value.entries]
         return None
@@ -263,7 +266,7 @@ class Resolver:
         if more or first.ifs:
             return None
         items = self.exact(self.values(first.iter, scope))
-        if items is None or len(items) > 4096:
+        if items is None or len(items) > 1024:
             return None
         names = first.target.elts if isinstance(first.target, ast.Tuple) else [first.target]
         scopes = []

@@ -116,6 +116,15 @@ class DesignRule(_Data):
         return looks
 
 
+class AuditRule(_Data):
+    """The extra, untimed run that the strong checks need."""
+
+    required: bool = Field(default=True, description="no verdict is accepted without an audit run")
+    scorer: Literal["required", "optional"] = Field(
+        default="optional", description="must a candidate offer load_scorer and its weights?"
+    )
+
+
 class Track(_Data):
     """One contest's whole rule set."""
 
@@ -125,6 +134,7 @@ class Track(_Data):
     hardware: HardwareRule
     compile: CompileRule
     design: DesignRule
+    audit: AuditRule = Field(default_factory=AuditRule)
     baseline: str = Field(description="the standing record's script, relative to the repository")
     candidate: str = Field(description="the script `submit` runs when none is named")
 

@@ -80,9 +80,15 @@ def test_compiled_normuon_equals_eager(shape: tuple[int, int, int]) -> None:
         results.append(small.join_bits(*state[:2]) - before)
         momentum = start[3] + 0.1 * (start[2].float() - start[3])
         torch.testing.assert_close(state[3], momentum)
-    assert relative_error(results[1], results[0]) < 2e-2
-    # every singular value of the direction is near one, so its norm is known
-    size = results[0].flatten(1).norm(dim=1) / (2 * 0.02)
+    # Five bf16 iterations round differently when fused: .040 to .063 apart on an H200.
+    assert relative_error(results[1], results[0]) < 1e-1
+    # without decay every singular value of the update is near one, so its norm is known
+    state = [t.clone() for t in start]
+    compiled(
+        *state, torch.full((shape[0],), 2.0, device=CUDA),
+        *(torch.tensor(x) for x in (0.9, 0.02, 0.0)), 0.9, True, True,
+    )  # fmt: skip
+    size = (small.join_bits(*state[:2]) - before).flatten(1).norm(dim=1) / (2 * 0.02)
     assert (size / math.sqrt(min(shape[1:])) - 1).abs().max() < 0.2
 
 
@@ -128,7 +134,8 @@ def test_record_model_compiled(
     torch.manual_seed(0)
     trainer = small.Trainer(cfg, 0, 1, CUDA, small.Log(1))
     rng = np.random.default_rng(0)
-    tokens = rng.zipf(1.3, 16_385).clip(max=50255).astype(np.uint16)
+    # Uniform: tied weights lift the current token's own logit, so repeats would lower the loss.
+    tokens = rng.integers(0, 50_256, 16_385).astype(np.uint16)
     tokens[::400] = cfg.bos_id
     batch = small.unaligned_batch(tokens, cfg, CUDA)
 
@@ -149,4 +156,4 @@ def test_record_model_compiled(
             assert p.grad.isfinite().all(), name
         trainer.optimizer.step(step)
         trainer.model.quantize_mlp()
-    assert losses().mean().item() < first - 0.3
+    assert losses().mean().item() < first - 0.3  # the batch is learnt by heart

@@ -552,6 +552,7 @@ for changes in (
          prefix=True),
 ):
     cfg = tiny_config(dtype="bfloat16", model_dim=64, mlp_dim=128, **changes)
+    torch.manual_seed(0)
     model = small.GPT(cfg, torch.device("cpu"))
     g = torch.Generator().manual_seed(1)
     sizes = dict(mlp_bank=0.1, lm_head=0.3, embed=0.3)
@@ -572,7 +573,6 @@ for changes in (
     results.append((losses.detach(), {{n: p.grad.float() for n, p in model.named_parameters()}}))
     if cfg.fp8_down:
         assert (model.post_scale > 0).all() and (model.post_scale != 0.05).all()
-        small.Optimizer(model, cfg, small.Schedule(cfg), small.Comms(0, 1), 8).step(1)
         model.quantize_mlp(exact=False)
 (wanted, grads), *others = results
 for losses, got in others:

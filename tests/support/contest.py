@@ -49,6 +49,9 @@ timing_p = 0.0031
 timeout_s = 30
 stall_s = 20
 expected_run_s = 0.2
+
+[audit]
+required = false
 """
 
 

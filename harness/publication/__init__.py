@@ -1,0 +1,1 @@
+"""What follows an accepted verdict: promotion, pull request, the field's own folder."""
