@@ -45,14 +45,14 @@ class Config:
     dim: int = 96
     heads: int = 2
     # Optimizer: AdamW on everything (NOTES.md has the sweep behind these values)
-    steps: int = 600
-    lr: float = 0.01
+    steps: int = 650
+    lr: float = 0.007
     betas: tuple[float, float] = (0.8, 0.95)
     weight_decay: float = 0.0
     lr_warmup_steps: int = 10
     cooldown: float = 0.5  # the last part of the run, in which the learning rate falls to zero
     # Protocol
-    val_every: int = 100
+    val_every: int = 120
     untimed_steps: int = 3
     seed: int | None = None  # None: from the operating system, so that no two runs are the same
 

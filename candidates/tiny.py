@@ -45,7 +45,7 @@ class Config:
     dim: int = 96
     heads: int = 2
     # Optimizer: Muon on the matrices of the blocks, Adam on the embedding and the head
-    steps: int = 380
+    steps: int = 360
     muon_lr: float = 0.03
     muon_momentum: tuple[float, float] = (0.85, 0.9)  # from, to
     muon_momentum_steps: int = 50
@@ -55,7 +55,7 @@ class Config:
     lr_warmup_steps: int = 10
     cooldown: float = 0.5  # the last part of the run, in which the learning rate falls to zero
     # Protocol
-    val_every: int = 100
+    val_every: int = 120
     untimed_steps: int = 3
     seed: int | None = None  # None: from the operating system, so that no two runs are the same
 

@@ -8,10 +8,8 @@ that this run must end at the steps and the loss of the timed ones (checks/audit
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import subprocess
 import tempfile
 import threading
 import time
@@ -30,27 +28,25 @@ from harness.audit_notes import (
     read_notes,
     texts,
 )
-from harness.audit_phases import Timeline
-from harness.audit_report import AuditReport, Mark, ProcessFacts, RunEnd, ScorerFacts
+from harness.audit_outside import loaded_binaries, process_facts
+from harness.audit_report import AuditReport, Mark, RunEnd, ScorerFacts
 from harness.audit_zones import Zones, make_zones
-from harness.canonical import sha256_file
 from harness.data.stream import data_folder, token_rule
 from harness.errors import UnfitError
 from harness.ledger import utc_now
 from harness.logs import Validation, parse_result_line
 from harness.rescoring import score
 from harness.runner.child_environment import child_environment, recorded
+from harness.runner.compiler_defaults import SHIM, compiler_defaults
 from harness.runner.launch import LaunchOutcome, LaunchSpec, launch
 from harness.runner.observer import Observer
 from harness.runner.scorer_process import ScorerError, ScorerProcess
 from harness.runner.torchrun import run_command
 from harness.tracks.track import Track
 
-SHIM = Path(__file__).parent / "runner" / "audit_shim.py"
 SLOWER = 2.0
 """The shim costs 1-2 % of a run; the limits of a timed run, twice, leave room for a cold cache."""
 MARKS_LIMIT = 20_000
-LAUNCHERS = ("torchrun", "pt_elastic")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +78,6 @@ class AuditJob:
 class _Lines:
     """Result lines as they arrive."""
 
-    observer: Observer
     start_s: float
     marks: list[Mark] = field(default_factory=list)
 
@@ -90,7 +85,6 @@ class _Lines:
         point = parse_result_line(line)
         if point is None or len(self.marks) >= MARKS_LIMIT:
             return
-        self.observer.mark()
         validation = point if isinstance(point, Validation) else None
         loss = validation.loss_nats if validation else None
         self.marks.append(
@@ -126,7 +120,7 @@ def audit(job: AuditJob, out: Path, stop: threading.Event | None = None) -> Audi
 
 
 def _audit(job: AuditJob, out: Path, scratch: Path, stop: threading.Event | None) -> AuditReport:
-    folder, notes, checkpoint = scratch / "run", scratch / "notes", scratch / "final.safetensors"
+    folder, notes, checkpoint = scratch / "run", scratch / "notes", scratch / "weights"
     shutil.copytree(job.source, folder)
     notes.mkdir()
     zones = _zones(job, folder, scratch)
@@ -142,7 +136,7 @@ def _audit(job: AuditJob, out: Path, scratch: Path, stop: threading.Event | None
     marker = f"audit-{job.source_sha256[:16]}-{os.getpid()}"
     observer = Observer(marker, lambda path: zones.place(path)[0] in ("data", "contest", "shm"))
     utc, wall_s, start_s = utc_now(), time.time(), time.monotonic()
-    lines = _Lines(observer, start_s)
+    lines = _Lines(start_s)
     observer.start()
     try:
         outcome = launch(
@@ -157,16 +151,17 @@ def _audit(job: AuditJob, out: Path, scratch: Path, stop: threading.Event | None
         observer.stop()
     ranks = read_notes(notes)
     when = make_timeline(lines.marks, ranks, start_s)
-    defaults = _compiler_defaults(job, folder, environment) if has_config(ranks) else {}
+    bare = {n: v for n, v in environment.items() if n != "SPEEDRUN_AUDIT_OUT"}
+    defaults = compiler_defaults(job.python, folder, bare) if has_config(ranks) else {}
     final = next((m.loss_nats for m in reversed(lines.marks) if m.loss_nats is not None), None)
-    told = {name: _without(value, scratch, job) for name, value in recorded(environment).items()}
+    told = {name: _without(value, scratch) for name, value in recorded(bare).items()}
     return AuditReport(
         harness_version=__version__,
         utc=utc,
         script=job.script,
         source_sha256=job.source_sha256,
-        command=tuple(_without(word, scratch, job) for word in command),
-        environment={n: v for n, v in told.items() if n != "SPEEDRUN_AUDIT_OUT"},
+        command=tuple(_without(word, scratch) for word in command),
+        environment=told,
         dropped=dropped,
         end=_end(outcome),
         marks=tuple(lines.marks),
@@ -174,11 +169,11 @@ def _audit(job: AuditJob, out: Path, scratch: Path, stop: threading.Event | None
             rank_facts(rank, when, start_s, job.track.data.validation_file) for rank in ranks
         ),
         files=file_uses(ranks, observer.sightings, zones, when, start_s, before, wall_s),
-        processes=_processes(observer, when, start_s, {rank.pid for rank in ranks}),
+        processes=process_facts(observer, when, start_s, {rank.pid for rank in ranks}),
         observer=observer.problem or "procfs",
         sockets=texts(ranks, "socket", "address"),
         started_processes=texts(ranks, "process", "what"),
-        binaries=_binaries(observer, zones),
+        binaries=loaded_binaries(observer, zones),
         compiler=compiler_facts(ranks, defaults),
         scorer=_rescore(job, out, folder, scratch, environment, checkpoint, final),
     )
@@ -214,7 +209,7 @@ def _existing(zones: Zones) -> frozenset[str]:
     return frozenset(found[:10_000])
 
 
-def _without(text: str, scratch: Path, job: AuditJob) -> str:
+def _without(text: str, scratch: Path) -> str:
     for folder, name in ((str(scratch), "$SCRATCH"), (str(SHIM.parent), "$HARNESS")):
         text = text.replace(folder, name)
     return text
@@ -228,65 +223,6 @@ def _end(outcome: LaunchOutcome) -> RunEnd:
         leftover=outcome.leftover,
         detail=outcome.detail,
     )
-
-
-def _processes(
-    observer: Observer, when: Timeline, start_s: float, ranks: set[int]
-) -> tuple[ProcessFacts, ...]:
-    """Everything but the ranks and their launcher (the first process, where it is no rank)."""
-    if not observer.processes:
-        return ()
-    root = min(observer.processes.values(), key=lambda process: process.first_s)
-    facts = []
-    for process in sorted(observer.processes.values(), key=lambda p: (p.first_s, p.pid)):
-        if process is root or process.pid in ranks:
-            continue
-        after = process.cpu_s - (process.cpu_at_mark_s or 0.0)
-        ended = bool(when.arrivals) and process.last_s - start_s > when.arrivals[-1]
-        facts.append(
-            ProcessFacts(
-                name=process.name[:60],
-                first_phase=when.phase(process.first_s - start_s),
-                cpu_s=round(process.cpu_s, 2),
-                cpu_after_end_s=round(after, 2) if ended else 0.0,
-                outlived=process.last_s > root.last_s,
-            )
-        )
-    return tuple(facts[:200])
-
-
-def _binaries(observer: Observer, zones: Zones) -> dict[str, str]:
-    """Code that was mapped from outside interpreter and system, by hash."""
-    found: dict[str, str] = {}
-    for path in sorted(observer.binaries)[:2000]:
-        zone, told = zones.place(path)
-        if zone in ("python", "system") or len(found) >= 200:
-            continue
-        try:
-            found[f"{zone}: {told}"] = sha256_file(Path(path))
-        except OSError as error:
-            found[f"{zone}: {told}"] = f"gone when it was to be hashed ({error.strerror})"
-    return found
-
-
-def _compiler_defaults(
-    job: AuditJob, folder: Path, environment: Mapping[str, str]
-) -> dict[str, dict[str, str]]:
-    """The compiler's configuration as it is when nobody has touched it, in this interpreter."""
-    try:
-        done = subprocess.run(
-            [job.python, str(SHIM), "--defaults"],
-            cwd=folder,
-            env={n: v for n, v in environment.items() if n != "SPEEDRUN_AUDIT_OUT"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=120,
-            check=False,
-        )
-        values = json.loads(done.stdout)
-    except (OSError, subprocess.TimeoutExpired, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}
 
 
 def _rescore(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from harness.audit_report import (
     FileUse,
     Mark,
     ParameterState,
-    PhaseCounts,
     RankFacts,
 )
 from harness.audit_zones import Zones
@@ -27,6 +26,9 @@ from harness.audit_zones import Zones
 NOTES_LIMIT_BYTES = 32 << 20
 FILES_LIMIT = 1500
 TEXTS_LIMIT = 60
+LAG_S, ROUNDED_S = 5.0, 0.001
+AHEAD_S = 0.25
+"""A rank that prints nothing may begin the next step while rank 0 still formats its line."""
 QUIET_ZONES = frozenset({"python", "system"})
 DATA_LIKE_BYTES = 1 << 20
 """Files outside the known zones are listed when written, or when at least this large."""
@@ -40,6 +42,11 @@ class RankNotes:
     pid: int
     notes: list[dict[str, Any]] = field(default_factory=list)
     broken: int = 0
+
+    @property
+    def slack_s(self) -> float:
+        """How much earlier than the line it may be on with the next step."""
+        return 0.0 if self.of("line") else AHEAD_S
 
     def of(self, kind: str) -> list[dict[str, Any]]:
         return [note for note in self.notes if note.get("k") == kind]
@@ -75,7 +82,25 @@ def read_notes(folder: Path) -> list[RankNotes]:
     return sorted(found, key=lambda rank: rank.rank)
 
 
-def make_timeline(marks: Iterable[Mark], ranks: Iterable[RankNotes], start_s: float) -> Timeline:
+def line_moments(marks: Sequence[Mark], ranks: Iterable[RankNotes], start_s: float) -> list[Mark]:
+    """The marks with the moment each line was printed instead of when it arrived.
+
+    A line waits in the pipe while its reader sleeps (30 ms on a busy machine), and by then the
+    next step may have begun. The shim's own moments are taken where there is one for each line and
+    none lies after its arrival or long before; else the arrivals stay.
+    """
+    for rank in ranks:
+        printed = [at - start_s for at in rank.moments("line")]
+        late = [mark.at_s - at for mark, at in zip(marks, printed, strict=False)]
+        if len(printed) == len(marks) and all(-ROUNDED_S <= lag <= LAG_S for lag in late):
+            return [
+                mark.model_copy(update={"at_s": at})
+                for mark, at in zip(marks, printed, strict=True)
+            ]
+    return list(marks)
+
+
+def make_timeline(marks: Sequence[Mark], ranks: Sequence[RankNotes], start_s: float) -> Timeline:
     """Phases; `start_s` is the launch on the monotonic clock that all moments are taken from."""
     training = [
         at - start_s
@@ -83,7 +108,7 @@ def make_timeline(marks: Iterable[Mark], ranks: Iterable[RankNotes], start_s: fl
         for kind in ("backward", "optimizer")
         for at in rank.moments(kind)
     ]
-    return timeline(tuple(marks), training)
+    return timeline(line_moments(marks, ranks, start_s), training)
 
 
 def rank_facts(rank: RankNotes, when: Timeline, start_s: float, validation: str) -> RankFacts:
@@ -115,7 +140,7 @@ def rank_facts(rank: RankNotes, when: Timeline, start_s: float, validation: str)
         ended=bool(rank.of("end")),
         backward=when.count(backward),
         optimizer_steps=when.count(steps),
-        late_backward=when.late_backward(backward, opened),
+        late_backward=when.late_backward(backward, opened, rank.slack_s),
         parameters=state,
         replaced_clocks=tuple(sorted(set(replaced))),
         left_out=left_out,
@@ -166,7 +191,7 @@ def file_uses(
             if not written and when.phase(at) == "reset":
                 use.read = max(use.read or 0, _read_until_clock(opens, i, rank))
             later = bisect_right(training, at)
-            if later < len(training) and training[later] < when.next_validation(at):
+            if later < len(training) and training[later] < when.next_validation(at) - rank.slack_s:
                 use.trained_after.append(at)
         for note in rank.of("clock"):
             for path, touched in _dict(note.get("mapped")).items():
@@ -177,14 +202,14 @@ def file_uses(
     for path, moments in sightings.items():
         use = uses.setdefault((path, False), _Use(False))
         use.outside += [at - start_s for at in moments]
-    named = []
+    named: list[FileUse] = []
     for (path, written), use in sorted(uses.items(), key=lambda item: (item[1].first, item[0])):
         zone, told = zones.place(path)
         if zone in QUIET_ZONES and (not written or path.startswith("/dev/")):
             continue
-        if zone in ("other", "home", "temporary", "source", "cache") and not written:
-            if (use.size or 0) < DATA_LIKE_BYTES and zone != "other":
-                continue
+        small = (use.size or 0) < DATA_LIKE_BYTES
+        if zone in ("home", "temporary", "source", "cache") and not written and small:
+            continue
         named.append(
             FileUse(
                 path=told[:300],

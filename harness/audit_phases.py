@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
 
 from harness.audit_report import Mark, Phase, PhaseCounts
@@ -62,6 +63,13 @@ class Timeline:
         i = bisect_left(self.arrivals, at_s)
         return next((m.at_s for m in self.marks[i:] if m.loss_nats is not None), at_s)
 
+    @property
+    def last_validation(self) -> tuple[float, float]:
+        """(clock stopped, line arrived) of the last result line; infinite without lines."""
+        if not self.marks:
+            return float("inf"), float("inf")
+        return self._stops(len(self.marks) - 1), self.arrivals[-1]
+
     def count(self, moments: Iterable[float]) -> PhaseCounts:
         """Moments by phase."""
         tally: dict[str, int] = {}
@@ -70,10 +78,13 @@ class Timeline:
             tally[phase] = tally.get(phase, 0) + 1
         return PhaseCounts(**tally)
 
-    def late_backward(self, moments: Sequence[float], opened: Sequence[float]) -> int:
+    def late_backward(
+        self, moments: Sequence[float], opened: Sequence[float], slack_s: float = 0.0
+    ) -> int:
         """Backward passes that came while a validation was being made.
 
         opened   moments at which the validation shard was opened: from there on it was surely
+        slack_s  what the process may be ahead of the line
         """
         ordered = sorted(moments)
         count = 0
@@ -89,7 +100,8 @@ class Timeline:
             start = mark.at_s - share * span
             inside = [at for at in opened if stop <= at < mark.at_s]
             start = min([start, *inside])
-            count += bisect_right(ordered, mark.at_s) - bisect_right(ordered, start)
+            end = mark.at_s - slack_s
+            count += max(0, bisect_right(ordered, end) - bisect_right(ordered, start))
         return count
 
 
@@ -110,7 +122,7 @@ def timeline(marks: Sequence[Mark], training: Iterable[float]) -> Timeline:
 def _typical_validation(marks: tuple[Mark, ...]) -> float:
     spans = [
         max(0.0, after.at_s - before.at_s - ((after.train_ms or 0) - (before.train_ms or 0)) / 1e3)
-        for before, after in zip(marks, marks[1:], strict=False)
+        for before, after in pairwise(marks)
         if after.loss_nats is not None
     ]
     return median(spans) if spans else 0.0

@@ -98,6 +98,7 @@ class ProcessFacts(Record):
     name: str
     first_phase: Phase
     cpu_s: float
+    cpu_validation_s: float = Field(description="while the last validation was made")
     cpu_after_end_s: float = Field(description="after the last result line")
     outlived: bool = Field(description="still there when the run's first process had gone")
 
@@ -132,9 +133,7 @@ class Probe(Record):
     position: int
     change: Literal["one", "suffix"]
     place: Literal["start", "document", "border", "random", "last"]
-    log_sum: float = Field(
-        description="log of the row's sum of probabilities; 0 for a distribution"
-    )
+    log_sum: float = Field(description="log of the row's sum; 0 for a distribution")
     disagreement: float = Field(description="|nll[p] + row[target]|, nats")
     row_moved: float = Field(description="most that any log-probability above e^-14 of it moved")
     earlier_moved: float = Field(description="most that any earlier score moved, nats")
@@ -154,9 +153,7 @@ class ScorerFacts(Record):
     tokens: int = Field(default=0, description="targets scored")
     mean_nats: float | None = None
     printed_nats: float | None = None
-    window: int | None = Field(
-        default=None, description="SCORE_WINDOW, where the module states one"
-    )
+    window: int | None = Field(default=None, description="SCORE_WINDOW, where stated")
     seconds: float = 0.0
     checkpoint_bytes: int = 0
     probe_tokens: int = 0
@@ -198,6 +195,7 @@ class AuditReport(Record):
     environment: dict[str, str]
     dropped: tuple[str, ...] = ()
     end: RunEnd
+    attempts: int = Field(default=1, description="audit runs until one came to its end")
     marks: tuple[Mark, ...]
     ranks: tuple[RankFacts, ...]
     files: tuple[FileUse, ...]

@@ -39,6 +39,7 @@ from harness.ledger import (
 )
 from harness.logs import RunLog, read_log
 from harness.plan import ARMS, ArmName, Plan, read_plan
+from harness.stamps import Stamp, stamp_lines
 from harness.telemetry import RunTelemetry, summarise_csv
 from harness.tracks.track import Track, parse_track, track_sha256
 from harness.verdict_schema import RunState
@@ -73,7 +74,7 @@ class Run:
     note: str = ""
     wall_s: float | None = None
     log: RunLog | None = None
-    arrivals_s: tuple[float, ...] = ()
+    stamps: tuple[Stamp, ...] = ()
     telemetry: RunTelemetry | None = None
     exclusion: str = ""
 
@@ -261,7 +262,7 @@ def _read_run(
         note=f"{excluded.criterion}: {excluded.evidence}" if excluded else "",
         wall_s=end.wall_s,
         log=_read_log(root, start.run_id, problems),
-        arrivals_s=_read_times(root, start.run_id, problems),
+        stamps=_read_stamps(root, start.run_id, problems),
         telemetry=_read_telemetry(root, start.run_id, end, problems),
         exclusion=excluded.criterion if excluded else "",
     )
@@ -295,12 +296,17 @@ def _read_log(root: Path, run_id: str, problems: list[Problem] | None) -> RunLog
     return logs[0]
 
 
-def _read_times(root: Path, run_id: str, problems: list[Problem]) -> tuple[float, ...]:
+def _read_stamps(root: Path, run_id: str, problems: list[Problem]) -> tuple[Stamp, ...]:
     relative = f"runs/{run_id}.times"
     try:
-        return tuple(float(line) for line in safe_text(root, relative).split())
+        arrivals_s = [float(line) for line in safe_text(root, relative).split()]
+        log = safe_path(root, f"runs/{run_id}.log")
+        if log.stat().st_size > LOG_LIMIT_BYTES:
+            raise ValueError("the log is too long")
+        lines = log.read_bytes().split(b"\n")[:-1]
+        return stamp_lines((line.decode("utf-8", "replace") for line in lines), arrivals_s)
     except (EvidenceError, ValueError) as error:
-        problems.append(Problem(relative, f"arrival times cannot be read: {error}"))
+        problems.append(Problem(relative, f"arrival times do not fit the log: {error}"))
         return ()
 
 

@@ -194,7 +194,8 @@ def table_cells(
 ) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """(column names, cells) of a table that fits `width` characters: notes and names are cut.
 
-    A column name that begins with `>` is aligned right, with `~` may be cut. Columns without a value are left out.
+    A column name that begins with `>` is aligned right, one with `~` may be cut. Columns without
+    a value are left out.
     """
     columns = (">#", ">time", ">change", "date", "kind", ">steps", "~what changed", "~by")
     cells = [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from harness.bundle import BundlePaths, read_bundle
 from harness.canonical import dumps_line, sha256_text
 from harness.errors import UnfitError
@@ -10,6 +12,11 @@ from harness.report.write import replace_file
 from harness.terminal import Terminal
 from harness.verdict import judge, verdict_text
 from harness.verdict_schema import Verdict
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from harness.checks.check import Check
 
 MARKS = {"pass": "✓", "fail": "✗", "unproven": "?", "warn": "!", "skip": "-"}
 STYLES = {
@@ -80,16 +87,23 @@ def show_verdict(verdict: Verdict, terminal: Terminal) -> None:
     text.append(f"\n{kind}{WORDS[verdict.decision]}", style)
     text.append(f"  {visible(verdict.headline)}\n")
     for check in verdict.checks:
-        text.append(f"  {MARKS[check.status]} ", STYLES[check.status])
-        text.append(f"{check.id:<13}", "bold")
-        text.append(f"{visible(check.evidence)}\n")
-        if check.status in ("fail", "unproven", "warn"):
-            for detail in check.details[:6]:
-                text.append(f"      {visible(detail)}\n", "dim")
-            if len(check.details) > 6:
-                text.append(f"      and {len(check.details) - 6} more\n", "dim")
-            if check.remedy:
-                text.append(f"      → {visible(check.remedy)}\n", "italic")
+        append_check(text, check)
     for line in verdict.advice.text:
         text.append(f"  {visible(line)}\n")
     terminal.console.print(text, soft_wrap=True, end="")
+
+
+def append_check(text: Text, check: Check) -> None:
+    """One check as a person reads it: its evidence, what was found, what to do."""
+    from harness.terminal import visible
+
+    text.append(f"  {MARKS[check.status]} ", STYLES[check.status])
+    text.append(f"{check.id:<13}", "bold")
+    text.append(f"{visible(check.evidence)}\n")
+    if check.status in ("fail", "unproven", "warn"):
+        for detail in check.details[:6]:
+            text.append(f"      {visible(detail)}\n", "dim")
+        if len(check.details) > 6:
+            text.append(f"      and {len(check.details) - 6} more\n", "dim")
+        if check.remedy:
+            text.append(f"      → {visible(check.remedy)}\n", "italic")

@@ -27,7 +27,7 @@ TRUNCATED = 4
 PROBE_TOKENS = {"cpu": 1 << 13, "cuda": 1 << 18}
 """Text that the probes run over. On GPUs it spans blocks of 65,536 tokens, the record's own."""
 VISIBLE_LOGPROB = -14.0
-"""Rows are compared where p > 8e-7: below, bf16 rounding of large negative logits is all there is."""
+"""Rows are compared where p > 8e-7: below, there is bf16 rounding of large negative logits."""
 Place = Literal["start", "document", "border", "random", "last"]
 
 
@@ -208,7 +208,7 @@ def choose_positions(text: Tokens, bos: int, draw: random.Random) -> list[tuple[
 def replace_after(
     text: Tokens, position: int, change: str, draw: random.Random, bos: int
 ) -> Tokens:
-    """The text with other tokens after `position`, taken from itself; documents keep their place."""
+    """The text with other tokens after `position`, taken from itself; documents stay."""
     import numpy as np
 
     other = text.copy()

@@ -6,6 +6,7 @@ seconds since launch). It lags the print by well under a millisecond while the p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -36,6 +37,8 @@ def stamp_lines(lines: Iterable[str], arrivals_s: Sequence[float]) -> tuple[Stam
     stamps: list[Stamp] = []
     count = 0
     for count, (line, arrival) in enumerate(zip(lines, arrivals_s, strict=True), start=1):
+        if not math.isfinite(arrival):
+            raise ValueError(f"the arrival time of line {count} is not a number")
         if count > 1 and arrival < arrivals_s[count - 2]:
             raise ValueError(f"arrival times run backwards at line {count}")
         point = parse_result_line(line)

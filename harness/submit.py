@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from harness.audit_bundle import AuditInterruptedError, record_audit
 from harness.bundle import Bundle, BundlePaths, is_bundle, read_bundle
 from harness.environment import Environment, describe_machine, read_environment, same_node
 from harness.errors import EXIT_INTERRUPTED, EvidenceError, UnfitError, UsageError
@@ -124,14 +125,35 @@ def _carry_out(
                 stop=stop,
             )
             series.run()
-    except SeriesInterruptedError:
+            _audit(paths, plan, track, ledger, watcher, stop)
+    except (SeriesInterruptedError, AuditInterruptedError):
         interrupted = True
     verdict = publish(paths, terminal, as_json)
     if interrupted:
-        terminal.failure("stopped by Ctrl-C; the run is in the ledger as lost")
+        terminal.failure("stopped by Ctrl-C; a run that was going on is in the ledger as lost")
         terminal.info(f"continue with: speedrun submit --resume {paths.root}")
         return EXIT_INTERRUPTED
     return verdict.exit_code
+
+
+def _audit(
+    paths: BundlePaths,
+    plan: Plan,
+    track: Track,
+    ledger: Ledger,
+    watcher: BoardWatcher | LineWatcher,
+    stop: threading.Event,
+) -> None:
+    """The audit run of a series that is over, where the track asks for one. A series that cannot
+    be audited here keeps its evidence; its verdict says what is missing."""
+    bundle = read_bundle(paths.root)
+    if not track.audit.required or not bundle.closed or bundle.audit is not None:
+        return
+    watcher.note("the series is over; one more run of the candidate, untimed, to audit it")
+    try:
+        record_audit(paths, plan, track, ledger, stop)
+    except UnfitError as error:
+        watcher.note(f"the audit run could not be made: {error.what} ({error.why})")
 
 
 @contextmanager

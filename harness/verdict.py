@@ -6,18 +6,26 @@ from harness import __version__
 from harness.advice import advise
 from harness.bundle import Bundle, Run
 from harness.canonical import dumps, finite
+from harness.checks.audited import check_audited
 from harness.checks.buffer import check_buffer
 from harness.checks.case import Case
 from harness.checks.check import Check
+from harness.checks.clock import check_clock
 from harness.checks.code_size import check_code_size
+from harness.checks.compiler import check_compiler
 from harness.checks.conduct import check_conduct
+from harness.checks.convergence import check_convergence
+from harness.checks.data import check_data
 from harness.checks.design import check_design
 from harness.checks.evidence import check_completion, check_evidence, check_runs
 from harness.checks.flags import check_flags
 from harness.checks.hardware import check_hardware
+from harness.checks.leak import check_leak
+from harness.checks.loss import check_loss
 from harness.checks.significance import check_significance
 from harness.checks.source import check_source
 from harness.checks.timing import check_timing
+from harness.checks.untimed import check_untimed
 from harness.environment import environment_lines
 from harness.looks import progress
 from harness.results import arm_summary, loss_result, timing_result
@@ -34,6 +42,14 @@ CHECKS = (
     check_conduct,
     check_source,
     check_flags,
+    check_audited,
+    check_compiler,
+    check_data,
+    check_clock,
+    check_untimed,
+    check_loss,
+    check_leak,
+    check_convergence,
     check_code_size,
     check_hardware,
     check_buffer,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.audit_report import AuditReport
 from tests.support.contest import Contest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,3 +33,19 @@ def accepted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = contest.submit("--seed", "1")
     assert done.returncode == 0, done.stderr
     return contest.bundle
+
+
+@pytest.fixture(scope="session")
+def mini_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """DATA_PATH of the mini trainer (tests/support/mini_trainer.py)."""
+    from tests.support.audited import make_mini_data
+
+    return make_mini_data(tmp_path_factory.getbasetemp() / "mini")
+
+
+@pytest.fixture(scope="session")
+def honest_audit(tmp_path_factory: pytest.TempPathFactory, mini_data: Path) -> AuditReport:
+    """The audit of the honest mini trainer, its weights scored again."""
+    from tests.support.audited import HONEST, run_audit
+
+    return run_audit(HONEST, tmp_path_factory.mktemp("honest"), mini_data)

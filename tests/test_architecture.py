@@ -64,8 +64,12 @@ def test_every_file_says_what_it_is(name: str) -> None:
 
 # Programs that run in a process of their own, and talk to their parent over their own streams.
 # Those of the second kind run in the candidate's process, beside its torch.
-CHILD_PROGRAMS = {"runner/telemetry_process.py", "runner/audit_shim.py"}
-IN_THE_CANDIDATES_PROCESS = {"runner/audit_shim.py"}
+IN_THE_CANDIDATES_PROCESS = {
+    "runner/audit_shim.py",
+    "runner/audit_shim_parts.py",
+    "runner/scorer_program.py",
+}
+CHILD_PROGRAMS = {"runner/telemetry_process.py", *IN_THE_CANDIDATES_PROCESS}
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - IN_THE_CANDIDATES_PROCESS))

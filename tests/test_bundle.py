@@ -118,10 +118,10 @@ def test_an_honest_bundle_has_no_problems(accepted: Path) -> None:
         assert run.log is not None
         assert run.log.complete
         # One arrival a line, in order, within the run's life.
-        assert len(run.arrivals_s) == 6
-        assert list(run.arrivals_s) == sorted(run.arrivals_s)
+        assert [stamp.step for stamp in run.stamps] == [0, 250, 500, 750, 1000]
+        assert all(stamp.validates for stamp in run.stamps)
         assert run.wall_s is not None
-        assert 0 < run.arrivals_s[0] <= run.arrivals_s[-1] < run.wall_s + 0.5
+        assert 0 < run.stamps[0].arrival_s <= run.stamps[-1].arrival_s < run.wall_s + 0.5
         assert run.telemetry is not None
     assert set(bundle.sources["candidate"]) == {"fake.py"}
     assert bundle.environment is not None
@@ -278,7 +278,7 @@ def found_after_rehash(copy: Copy) -> dict[str, str]:
 @pytest.mark.parametrize("text", ["1.0\nsoon\n", "\xff"])
 def test_arrival_times_that_are_none(copy: Copy, text: str) -> None:
     copy.path("runs/candidate-01.times").write_bytes(text.encode("latin-1"))
-    assert "cannot be read" in found_after_rehash(copy)["runs/candidate-01.times"]
+    assert "do not fit the log" in found_after_rehash(copy)["runs/candidate-01.times"]
 
 
 def test_a_finished_run_without_a_hash_of_its_log(copy: Copy) -> None:

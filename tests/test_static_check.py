@@ -14,7 +14,13 @@ from harness.tracks.track import load_track
 from tests.support.scripts import HONEST
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = sorted((*(ROOT / "candidates").glob("*.py"), *(ROOT / "baseline").glob("*.py")))
+# Candidates and standing records; baseline/reference_*.py are probes of a node, no candidates.
+SCRIPTS = [
+    script
+    for folder in ("candidates", "baseline")
+    for script in sorted((ROOT / folder).glob("*.py"))
+    if not script.name.startswith("reference_")
+]
 SMALL = load_track("small")
 SCORER = """
 

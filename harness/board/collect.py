@@ -5,32 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.board.changes import change_points
-from harness.board.curves import Change
 from harness.board.entry import Entry, files_sha256, read_entries
-from harness.board.nightly_table import Night, NightlyRun, nights, read_nightly
 from harness.board.rules import known_tracks, rules_in_force
 from harness.board.standing import Standing, standing_records
 from harness.errors import SpeedrunError
 from harness.history import RecordRow, parse_table
+from harness.nightly.assess import Assessment, assess
+from harness.nightly.nights import hardware_classes
+from harness.nightly.table import parse_table as parse_nightly
 from harness.source import read_source
 from harness.tracks.track import Track
-
-SHOWN_NIGHTS = 180
-"""The curve and its table show this many; the CSV has all."""
-
-
-@dataclass(frozen=True, slots=True)
-class NightlySeries:
-    """The nightly series of one hardware class: nightly means, and where the record's moved.
-
-    `changes` is None where the series is too short to be tested.
-    """
-
-    hardware: str
-    record: tuple[Night, ...]
-    reference: tuple[Night, ...]
-    changes: tuple[Change, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +32,7 @@ class TrackBoard:
     rows: tuple[RecordRow, ...]
     standing: tuple[Standing, ...]
     entries: tuple[Entry, ...]
-    nightly: tuple[NightlySeries, ...]
+    nightly: tuple[Assessment, ...]
     problems: tuple[str, ...]
 
     @property
@@ -106,7 +90,7 @@ def _track(
             standing_records(name, official_class(rules), rows, mine, baseline) if known else ()
         ),
         entries=mine,
-        nightly=_nightly(name, results, problems),
+        nightly=_nightly(name, rules, results, problems),
         problems=tuple(problems),
     )
 
@@ -146,23 +130,19 @@ def _history(name: str, results: Path, problems: list[str]) -> tuple[RecordRow, 
         return ()
 
 
-def _nightly(name: str, results: Path, problems: list[str]) -> tuple[NightlySeries, ...]:
+def _nightly(
+    name: str, rules: Track | None, results: Path, problems: list[str]
+) -> tuple[Assessment, ...]:
+    """The nightly series, one a hardware class, with what moved and why."""
     text = _text(results / "nightly" / f"{name}.csv", problems)
+    if text is None or rules is None:
+        return ()
     try:
-        runs = () if text is None else read_nightly(text, f"nightly/{name}.csv")
+        rows = parse_nightly(text, f"nightly/{name}.csv")
+        return tuple(assess(rows, rules, hardware) for hardware in sorted(hardware_classes(rows)))
     except SpeedrunError as error:
         problems.append(f"{error.where}: {error.what}: {error.why}")
         return ()
-    return tuple(
-        _series(hardware, [run for run in runs if run.hardware_class == hardware])
-        for hardware in sorted({run.hardware_class for run in runs})
-    )
-
-
-def _series(hardware: str, runs: list[NightlyRun]) -> NightlySeries:
-    record, reference = nights(runs, "record"), nights(runs, "reference")
-    record, reference = record[-SHOWN_NIGHTS:], reference[-SHOWN_NIGHTS:]
-    return NightlySeries(hardware, record, reference, change_points(record))
 
 
 def _text(path: Path, problems: list[str]) -> str | None:

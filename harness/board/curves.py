@@ -7,44 +7,19 @@ what it is held against, pink a change point.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import date
 from itertools import groupby
-from math import exp, expm1, log
+from math import exp, log
 from typing import Any
 
-from harness.board.nightly_table import Night
 from harness.history import RecordRow, dated_days, summary_line
 from harness.history_plot import TICKS_MINUTES, labelled
-from harness.report import formats as fmt
+from harness.nightly.nights import Night
 from harness.report import svg
 
 EPOCH = date(1970, 1, 1).toordinal()
 MARKED_NIGHTS = 90
 """With more nights than this a marker a night is a smear: the line alone is drawn."""
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """A change point of log time.
-
-    day, raised    first night of the new level, and the night that raised the alarm (ordinals)
-    shift          of log time; 0.004 is 0.4 % slower; low, high its 95 % interval
-    """
-
-    day: int
-    raised: int
-    shift: float
-    low: float
-    high: float
-
-    @property
-    def text(self) -> str:
-        shift, low, high = (fmt.percent(expm1(x)) for x in (self.shift, self.low, self.high))
-        return (
-            f"{date.fromordinal(self.day)}: {shift} (95 % interval {low} to {high}), "
-            f"seen on {date.fromordinal(self.raised)}"
-        )
 
 
 def draw_history(rows: Sequence[RecordRow], track: str) -> str:
@@ -67,64 +42,65 @@ def draw_history(rows: Sequence[RecordRow], track: str) -> str:
         return svg.file_text(figure, title, f"{title}: {summary_line(rows)}.")
 
 
-def draw_nightly(
-    record: Sequence[Night], reference: Sequence[Night], changes: Sequence[Change], title: str
-) -> str:
+def draw_nightly(nights: Sequence[Night], changes: Sequence[int], title: str, about: str) -> str:
     """Each night's time against the first nights of the same source, in per cent, as SVG text.
 
     Per cent because record and reference differ in length; a move that both make is the machine's.
+
+    changes   ordinal days of the first night of each new level; about: the drawing in words
     """
+    series = (
+        ([(n.source, n.day, n.record_ms) for n in nights], "record"),
+        ([(n.reference_source, n.day, n.reference_ms) for n in nights], "reference"),
+    )
+    looks: dict[str, tuple[str, str, str]] = {
+        "record": (svg.CANDIDATE, "-", "o"),
+        "reference": (svg.BASELINE, "--", "s"),
+    }
     with svg.canvas(2.9) as figure:
         axes = figure.subplots()
         axes.axhline(0.0, color=svg.EDGE, linewidth=0.9)
-        for series, colour, line, marker, label in (
-            (reference, svg.BASELINE, "--", "s", "reference"),
-            (record, svg.CANDIDATE, "-", "o", "standing record"),
-        ):
-            for i, part in enumerate(by_source(series)):
-                level = starting_level(part)
+        for values, name in reversed(series):
+            colour, line, marker = looks[name]
+            for i, (days, shares) in enumerate(stretches(values)):
                 axes.plot(
-                    [night.day - EPOCH for night in part],
-                    [100 * (night.train_ms / level - 1) for night in part],
-                    line, color=colour, label="" if i else label, linewidth=1.3, markersize=3.6,
-                    marker=marker if len(series) <= MARKED_NIGHTS else "",
+                    days, shares, line, color=colour, linewidth=1.3, markersize=3.6,
+                    marker=marker if len(nights) <= MARKED_NIGHTS else "",
+                    label="" if i else name,
                 )  # fmt: skip
-        for i, change in enumerate(changes):
+        for i, day in enumerate(changes):
             axes.axvline(
-                change.day - 0.5 - EPOCH, color=svg.TARGET, linewidth=1.4, dashes=(5, 2.5),
+                day - 0.5 - EPOCH, color=svg.TARGET, linewidth=1.4, dashes=(5, 2.5),
                 label="" if i else "change",
             )  # fmt: skip
-        _dates(axes, [night.day - EPOCH for night in (*record, *reference)])
+        _dates(axes, [ordinal(night.day) - EPOCH for night in nights])
         axes.set_title("time against the first nights [%]")
         axes.locator_params(axis="y", nbins=6, min_n_ticks=3)
         figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=3)
-        return svg.file_text(figure, title, describe_nightly(record, changes))
+        return svg.file_text(figure, title, about)
 
 
-def describe_nightly(record: Sequence[Night], changes: Sequence[Change]) -> str:
-    """The drawing in words, for readers who do not see it."""
-    if not record:
-        return "No night of the standing record."
-    first, last = record[0], record[-1]
-    text = (
-        f"{fmt.many(len(record), 'night')} of the standing record from "
-        f"{date.fromordinal(first.day)} to {date.fromordinal(last.day)}, the last "
-        f"{fmt.seconds(last.train_ms, 3)} s."
-    )
-    if not changes:
-        return f"{text} No change point."
-    return f"{text} Change points: {'; '.join(change.text for change in changes)}."
+def stretches(
+    values: Sequence[tuple[str, str, float | None]],
+) -> list[tuple[list[int], list[float]]]:
+    """(days since 1970, per cent against the first five nights) of each stretch of one source.
+
+    A new record is faster, and that is no drift of the old one: the line breaks there.
+    values   (source, ISO day, ms or None) of each night
+    """
+    known = [(source, day, ms) for source, day, ms in values if ms is not None]
+    found = []
+    for _, group in groupby(known, key=lambda value: value[0]):
+        part = list(group)
+        level = exp(sum(log(ms) for _, _, ms in part[:5]) / len(part[:5]))
+        days = [ordinal(day) - EPOCH for _, day, _ in part]
+        found.append((days, [100 * (ms / level - 1) for _, _, ms in part]))
+    return found
 
 
-def by_source(series: Sequence[Night]) -> tuple[tuple[Night, ...], ...]:
-    """Stretches of one source: a new record is faster, and that is no drift of the old one."""
-    return tuple(tuple(part) for _, part in groupby(series, key=lambda night: night.source_sha256))
-
-
-def starting_level(series: Sequence[Night]) -> float:
-    """Geometric mean of the first five nights, ms: the level the others are drawn against."""
-    first = series[:5]
-    return exp(sum(log(night.train_ms) for night in first) / len(first))
+def ordinal(day: str) -> int:
+    """Number of an ISO day."""
+    return date.fromisoformat(day).toordinal()
 
 
 def _log_minutes(axes: Any, minutes: Sequence[float]) -> None:

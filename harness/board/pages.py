@@ -6,16 +6,17 @@ import hashlib
 import re
 import shlex
 from collections.abc import Sequence
-from datetime import date
 from typing import Any
 
 from harness import __version__
 from harness.board import cells, curves
-from harness.board.collect import Board, NightlySeries, TrackBoard
+from harness.board.collect import Board, TrackBoard
 from harness.board.entry import Entry
 from harness.board.standing import place
 from harness.history import summary_line
+from harness.nightly.assess import Assessment
 from harness.publish import bundle_digest
+from harness.report import formats as fmt
 from harness.report import page
 from harness.report import story as told
 from harness.report.escape import one_line
@@ -24,6 +25,8 @@ from harness.report.svg import inline_markup
 
 INDEX_ATTEMPTS = 40
 """Attempts, and exhibitions, that the first page lists; a track's own page lists all."""
+SHOWN_NIGHTS = 180
+"""The curve shows this many; the CSV has all."""
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
 BROKEN_HEADLINE = {True: "Nothing could be judged.", False: "The claim does not follow."}
 
@@ -161,24 +164,39 @@ def _figures(track: TrackBoard) -> list[dict[str, Any]]:
             }
         )
     for i, series in enumerate(track.nightly):
-        if series.record:
+        if series.nights:
             found.append(_nightly_figure(track, series, i))
     return found
 
 
-def _nightly_figure(track: TrackBoard, series: NightlySeries, i: int) -> dict[str, Any]:
+def _nightly_figure(track: TrackBoard, series: Assessment, i: int) -> dict[str, Any]:
     from markupsafe import Markup
 
-    title = f"Nightly times of track {track.name} on {series.hardware}"
-    drawing = curves.draw_nightly(series.record, series.reference, series.changes or (), title)
-    last = date.fromordinal(series.record[-1].day)
-    seconds = cells.seconds_text(series.record[-1].train_ms / 1000)
-    moved = "; where the record moved:" if series.changes else "; no change point"
-    moved = "" if series.changes is None else moved
+    nights = series.nights[-SHOWN_NIGHTS:]
+    findings = [f for f in series.findings if f.first.day >= nights[0].day]
+    last = nights[-1]
+    title = f"Nightly times of track {track.name} on {series.hardware_class}"
+    caption = (
+        f"{fmt.many(len(nights), 'night')} on {series.hardware_class}, the last of {last.day}: "
+        f"{cells.seconds_text(last.record_ms / 1000)}."
+    )
+    if series.margin is not None:
+        caption += (
+            f" Margin of all its nights {fmt.signed(series.margin.margin_nats, 5)} nats, 95 % "
+            f"interval {fmt.signed(series.margin.low, 5)} to {fmt.signed(series.margin.high, 5)}."
+        )
+    if series.time.learning:
+        caption += f" No test of changes before {fmt.many(series.time.learning, 'more night')}."
+    elif not findings:
+        caption += " No change found."
+    moved = tuple(finding.headline() for finding in findings)
+    about = " ".join([caption, *(f"{text}." for text in moved)])
+    days = [curves.ordinal(finding.first.day) for finding in findings]
+    drawing = curves.draw_nightly(nights, days, title, about)
     return {
         "markup": Markup(inline_markup(drawing, f"{track.name}-nightly-{i}")),
-        "caption": f"Nightly on {series.hardware}, {seconds} on {last}{moved}",
-        "changes": tuple(change.text for change in series.changes or ()),
+        "caption": caption,
+        "changes": moved,
     }
 
 

@@ -45,7 +45,8 @@ def differing_rules(judged_under: Track, in_force: Track | None) -> tuple[str, .
         return (f"track {judged_under.name}: no such track here",)
     theirs, ours = judged_under.model_dump(), in_force.model_dump()
     found = []
-    for section in ("contest", "data", "hardware", "compile", "design"):
+    sections = [name for name, value in ours.items() if isinstance(value, dict)]
+    for section in sections:
         for field in sorted(ours[section]):
             if field in FREE_FIELDS.get(section, ()):
                 continue

@@ -8,6 +8,7 @@ faster than the world, never backwards, and what it leaves out must be a validat
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
 
 from harness.checks.case import Case
@@ -49,7 +50,7 @@ def audit_clock(stamps: tuple[Stamp, ...]) -> ClockAudit | None:
     faults: list[str] = []
     hidden_steps = 0.0
     hidden_validation: list[float] = []
-    for before, after in zip(stamps, stamps[1:], strict=False):
+    for before, after in pairwise(stamps):
         inside = (after.train_ms - before.train_ms) / 1e3
         outside = after.arrival_s - before.arrival_s
         if inside < 0:

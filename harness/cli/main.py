@@ -39,20 +39,37 @@ def _main(
 
 
 def _register() -> None:
+    from harness.cli.audit import audit
     from harness.cli.board import app as board
     from harness.cli.check import check
     from harness.cli.data import app as data
+    from harness.cli.docs import docs
     from harness.cli.doctor import doctor
     from harness.cli.history import history
     from harness.cli.plan import plan
     from harness.cli.pr import pr
     from harness.cli.promote import promote
     from harness.cli.report import report
+    from harness.cli.retime import retime
     from harness.cli.schema import schema
     from harness.cli.submit import submit
     from harness.cli.verify import verify
 
-    for command in (submit, check, verify, plan, report, doctor, history, schema, promote, pr):
+    for command in (
+        submit,
+        check,
+        verify,
+        audit,
+        retime,
+        plan,
+        report,
+        doctor,
+        history,
+        schema,
+        promote,
+        pr,
+        docs,
+    ):
         app.command(command.__name__)(command)
     app.add_typer(data, name="data")
     app.add_typer(board, name="board")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from git import Repo
 
 JOURNAL = "speedrun-promote.json"
+HALF_WAY = "it is half-way, and undone when promote is started again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,8 @@ def advance(repo: Repo, move: Move, message: str) -> None:
                 _forward(repo, move, message)
         except BaseException:
             if repo.head.commit.hexsha != move.new:
-                _back(repo, move)
+                with git_errors("to undo what was begun", repo, HALF_WAY):
+                    _back(repo, move)
             journal.unlink(missing_ok=True)
             raise
         journal.unlink(missing_ok=True)
@@ -87,7 +89,7 @@ def recover(repo: Repo) -> str:
             f"{move.new[:10]}",
             fix=f"look at git status, settle these files, then remove {journal}",
         )
-    with _undisturbed(), git_errors("to undo a promotion", repo, "it is still half-way"):
+    with _undisturbed(), git_errors("to undo a promotion", repo, HALF_WAY):
         _back(repo, move)
     journal.unlink()
     return "an earlier promotion was interrupted half-way: it was undone"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.board.rules import rules_in_force
 from harness.errors import UsageError
 from harness.publication.advance import Move, advance, recover
 from harness.publication.promotion import Promotion, plan_promotion
@@ -48,10 +49,13 @@ def promote(folder: Path, by: str = "", note: str = "", *, dry_run: bool = False
     """
     repo = open_repository(folder if folder.is_dir() else Path.cwd())
     require_contest(repo)
-    recovered = "" if dry_run else recover(repo)
     branch = require_branch(repo)
+    recovered = "" if dry_run else recover(repo)
     root = root_of(repo)
     proof = prove(folder)
+    rules = rules_in_force(proof.verdict.track, root)
+    if rules is not None:
+        require_clean(repo, [rules.baseline])
     promotion = plan_promotion(proof, root, by or contributor(repo, proof), note)
     adopted, added = _bundle_state(repo, proof, promotion.bundle)
     move = _check_paths(repo, promotion, adopted)

@@ -71,7 +71,7 @@ def require_contest(repo: Repo) -> None:
 
 
 def require_branch(repo: Repo) -> str:
-    """Name of the branch that is checked out. Raises UsageError: detached, or in mid-operation."""
+    """Name of the branch that is checked out. Raises UsageError: detached, or git is at work."""
     git_dir = Path(repo.git_dir)
     busy = [name for name in UNFINISHED if (git_dir / name).exists()]
     if busy:
@@ -79,6 +79,12 @@ def require_branch(repo: Repo) -> str:
             "the repository is in the middle of a merge or rebase",
             where=str(git_dir / busy[0]),
             fix="finish or abort it first",
+        )
+    if (git_dir / "index.lock").exists():
+        raise UsageError(
+            "another git command is at work in this repository",
+            where=str(git_dir / "index.lock"),
+            fix="wait for it; if none is running, one crashed: remove the file",
         )
     if repo.head.is_detached:
         raise UsageError(

@@ -2,9 +2,9 @@
 
     records/track_1_short/2026-11-20_MuonTiny/
         README.md              the report, and which log is which run
-        candidate-01.txt …     one counted run each: its own source, 100 `=`, environment, 100 `=`, lines
+        candidate-01.txt …     one counted run each: source, 100 `=`, environment, 100 `=`, lines
         baseline/baseline-01.txt …
-        left_out/…             warm-up, excluded and unfinished runs: nothing is hidden
+        failed_or_warmup/…     warm-up, excluded and unfinished runs: nothing is hidden
 
 Text only, nothing executable. `speedrun verify` on the folder gives the bundle's n, means and p.
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from harness.bundle import Run
 from harness.bundle_files import safe_path
-from harness.errors import UnfitError, UsageError
+from harness.errors import EvidenceError, UnfitError, UsageError
 from harness.publication.proof import Proof
 from harness.publish import bundle_digest
 from harness.report import render_markdown
@@ -31,13 +31,15 @@ FOLDERS = {
     "optimization": "track_3_optimization",
 }
 RULER = "=" * 100
+NOT_COUNTED = "failed_or_warmup"
+"""`speedrun verify` takes an arm whose name says "failed" for no submission."""
 
 
 def lay_out(proof: Proof, target: Path) -> Path:
     """Write the record's folder below `target`; its path. Whole or not at all.
 
-    Raises UsageError when the track has no place there or the folder exists, UnfitError when it
-    cannot be written.
+    Raises EvidenceError for an exhibition, UsageError when the track has no place there or the
+    folder exists, UnfitError when it cannot be written.
     """
     track = proof.verdict.track
     if track not in FOLDERS:
@@ -45,6 +47,13 @@ def lay_out(proof: Proof, target: Path) -> Path:
             f"track {track} has no place in the upstream repository",
             why=f"its records are of {', '.join(sorted(FOLDERS))}",
             fix="leave out --upstream",
+        )
+    if proof.verdict.exhibition:
+        raise EvidenceError(
+            "an exhibition is no record, and is not laid out as one",
+            where=str(proof.root),
+            why="; ".join(proof.verdict.exhibition),
+            fix="run it on the track's own hardware, data and target, without --exhibition",
         )
     folder = target / "records" / FOLDERS[track] / folder_name(proof)
     if os.path.lexists(folder):
@@ -103,7 +112,7 @@ def record_texts(proof: Proof) -> dict[str, str]:
 
 def _place(run: Run) -> str:
     if not (run.counts and run.state == "finished"):
-        return f"left_out/{run.run_id}.txt"
+        return f"{NOT_COUNTED}/{run.run_id}.txt"
     return f"{run.run_id}.txt" if run.arm == "candidate" else f"baseline/{run.run_id}.txt"
 
 

@@ -5,6 +5,8 @@ and cannot be lied to: which data files processes hold open or mapped, which chi
 what they burn after the clock has stopped. Only Linux has /proc; elsewhere `problem` says so.
 """
 
+# ruff: noqa: PTH115, PTH208
+
 from __future__ import annotations
 
 import contextlib
@@ -22,6 +24,7 @@ INTERVAL_S = 0.05
 MAPS_EVERY = 4
 """Maps are long (1,000 lines with torch) and change slowly: looked at every 0.2 s."""
 SIGHTINGS_LIMIT = 20_000
+HISTORY_LIMIT = 200_000
 TICKS_A_SECOND = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
 
@@ -35,7 +38,12 @@ class Watched:
     first_s: float
     last_s: float
     cpu_s: float = 0.0
-    cpu_at_mark_s: float | None = None
+    history: list[tuple[float, float]] = field(default_factory=list)
+
+    def cpu_between(self, start_s: float, end_s: float) -> float:
+        """CPU seconds used from one moment to another, to the nearest sample inside."""
+        inside = [cpu for at, cpu in self.history if start_s <= at <= end_s]
+        return inside[-1] - inside[0] if inside else 0.0
 
 
 @dataclass(slots=True)
@@ -54,7 +62,6 @@ class Observer:
     sightings: dict[str, list[float]] = field(default_factory=dict)
     binaries: dict[str, float] = field(default_factory=dict)
     problem: str = ""
-    _marked: bool = False
     _seen: int = 0
     _before: frozenset[int] = frozenset()
     _strangers: set[int] = field(default_factory=set)
@@ -74,17 +81,10 @@ class Observer:
         if self._thread is not None:
             self._thread.join(timeout=5)
 
-    def mark(self) -> None:
-        """A result line has arrived: CPU time from here on is "after the last line" so far."""
-        self._marked = True
-
     def _sample(self) -> None:
         turn = 0
         while not self._halt.is_set():
-            marked, self._marked = self._marked, False
             for process in self._family():
-                if marked or process.cpu_at_mark_s is None:
-                    process.cpu_at_mark_s = process.cpu_s
                 self._look(process, with_maps=turn % MAPS_EVERY == 0)
             turn += 1
             self._halt.wait(INTERVAL_S)
@@ -110,6 +110,8 @@ class Observer:
                     continue
                 known = self.processes[pid] = Watched(pid, parent, name, now, now)
             known.name, known.cpu_s, known.last_s = name, cpu_s, now
+            if len(known.history) < HISTORY_LIMIT:
+                known.history.append((now, cpu_s))
             found.append(known)
         return found
 
@@ -128,7 +130,7 @@ class Observer:
                 for line in maps:
                     fields = line.split(None, 5)
                     if len(fields) == 6 and fields[5].startswith("/"):
-                        path = fields[5].rstrip("\n")
+                        path = fields[5]
                         paths.add(path)
                         if "x" in fields[1] and len(self.binaries) < SIGHTINGS_LIMIT:
                             self.binaries.setdefault(path, now)

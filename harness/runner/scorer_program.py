@@ -10,10 +10,13 @@ values. Questions: {"do": "load"}, {"do": "nll", "tokens": n}, {"do": "logprobs"
 "positions": [...]}, {"do": "end"}.
 """
 
+# ruff: noqa: PTH100, PTH120, PTH123
+
 import importlib.util
 import json
 import os
 import sys
+from typing import Any
 
 ANSWERS = os.dup(1)
 QUESTIONS = os.dup(0)
@@ -22,25 +25,27 @@ with open(os.devnull, "rb") as nothing:
     os.dup2(nothing.fileno(), 0)
 
 LIMIT = 500
-opened = {}
+opened: dict[str, int] = {}
 
 
-def hook(event, arguments):
+def hook(event: str, arguments: tuple[Any, ...]) -> None:
     """Files that hold data rather than code: what the scorer reads besides its weights."""
-    if event == "open" and isinstance(arguments[0], (str, bytes)) and len(opened) < LIMIT:
+    if event == "open" and isinstance(arguments[0], str | bytes) and len(opened) < LIMIT:
         path = os.path.realpath(os.fsdecode(arguments[0]))
         code = (".py", ".pyc", ".so", ".pth", ".json", ".txt", ".toml", ".cfg", ".h", ".yaml")
         if not path.endswith(code) and not path.startswith(("/proc/", "/sys/", "/dev/", "/etc/")):
             opened[path] = opened.get(path, 0) + 1
 
 
-def load(question):
+def load(question: dict[str, Any]) -> tuple[Any, int | None]:
     """Import the script as a module of its own name, and load the scorer."""
     script = os.path.abspath(question["script"])
     sys.argv[:] = [script]
     sys.path.insert(0, os.path.dirname(script))
     spec = importlib.util.spec_from_file_location("speedrun_candidate", script)
-    module = importlib.util.module_from_spec(spec)
+    assert spec is not None
+    assert spec.loader is not None
+    module: Any = importlib.util.module_from_spec(spec)
     sys.modules["speedrun_candidate"] = module
     spec.loader.exec_module(module)
     scorer = module.load_scorer(question["checkpoint"], question["device"])
@@ -48,7 +53,7 @@ def load(question):
     return scorer, window if isinstance(window, int) else None
 
 
-def answer(values=b"", **fields):
+def answer(values: bytes = b"", **fields: Any) -> None:
     data = json.dumps({**fields, "bytes": len(values)}).encode() + b"\n"
     for piece in (data, values):
         view = memoryview(piece)
@@ -56,7 +61,7 @@ def answer(values=b"", **fields):
             view = view[os.write(ANSWERS, view) :]
 
 
-def floats(torch, values, shape):
+def floats(torch: Any, values: Any, shape: tuple[int | None, ...]) -> tuple[bytes, list[int]]:
     """Bytes of the values as float32; raises ValueError when they have another shape."""
     tensor = torch.as_tensor(values).detach().to("cpu", torch.float32).contiguous()
     if tuple(tensor.shape) != shape and not (shape[1:] == (None,) and tensor.ndim == 2):
@@ -66,9 +71,9 @@ def floats(torch, values, shape):
     return tensor.numpy().tobytes(), list(tensor.shape)
 
 
-def serve():
+def serve() -> None:
     sys.addaudithook(hook)
-    scorer = None
+    scorer: Any = None
     with os.fdopen(QUESTIONS, "rb") as questions:
         while line := questions.readline(1 << 20):
             question = json.loads(line)
@@ -79,7 +84,7 @@ def serve():
                     scorer, window = load(question)
                     answer(window=window)
                     continue
-                import torch
+                torch: Any = importlib.import_module("torch")
 
                 count = question["tokens"]
                 raw = bytearray(questions.read(4 * count))

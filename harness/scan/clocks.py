@@ -21,6 +21,10 @@ CLOCKS = re.compile(
     r"|torch\._C\._cuda_synchronize)$"
 )
 MEETING_POINTS = re.compile(r"^torch\.distributed\.(barrier|all_reduce|monitored_barrier)$")
+# Modules that the clock or the compiler's settings live in.
+JUDGED_MODULES = re.compile(
+    r"^(time|timeit|torch|torch\.cuda|torch\.(_inductor|_dynamo|_functorch)(\..*)?)$"
+)
 CLOCK_NAMES = words("perf_counter perf_counter_ns monotonic monotonic_ns process_time time_ns")
 REMEDY = "read time.perf_counter() as it is"
 
@@ -37,7 +41,7 @@ def _judge_write(analysis: Analysis, write: Write) -> None:
     path = write.path
     if write.owner == "sys.modules":
         name = write.name or "?"
-        certain = name in ("time", "torch", "timeit") or name.startswith(("torch.", "triton"))
+        certain = JUDGED_MODULES.match(name) is not None
         analysis.add(
             write.node,
             write.scope,

@@ -12,6 +12,7 @@ import re
 from harness.scan.analysis import Analysis
 from harness.scan.finding import Finding, excerpt
 from harness.scan.scopes import Scope
+from harness.scan.syntax import code_text
 
 RULE = "contract"
 HOLE = "\ufffc"
@@ -156,7 +157,7 @@ def _scorer(analysis: Analysis) -> None:
         return
     for node in tree.body:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-            name = ast.unparse(node.value.func)
+            name = code_text(node.value.func)
             if name in ("main", "train", "run"):
                 analysis.add(
                     node,

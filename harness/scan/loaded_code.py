@@ -14,7 +14,7 @@ from harness.scan.analysis import Analysis
 from harness.scan.finding import excerpt
 from harness.scan.resolve import Resolver
 from harness.scan.scopes import Program, Scope
-from harness.scan.syntax import UnparsableError, parse_script
+from harness.scan.syntax import UnparsableError, code_text, parse_script
 from harness.scan.values import is_open, paths, strings
 
 RULE = "loaded-code"
@@ -30,10 +30,11 @@ FILE_LOADERS = frozenset(
 )
 IMPORTERS = frozenset({"importlib.import_module", "builtins.__import__", "runpy.run_module"})
 UNPACKERS = re.compile(
-    r"^(base64\.|binascii\.|zlib\.|gzip\.|bz2\.|lzma\.|codecs\.|marshal\.|pickle\.|urllib\.|requests\."
+    r"^(base64\.|binascii\.|zlib\.|gzip\.|dill\.|bz2\.|lzma\.|codecs\.|marshal\.|pickle\.|urllib\.|requests\."
     r"|cryptography\.|builtins\.(bytes|bytearray)\.fromhex)"
 )
-CODE_MAKERS = frozenset({"types.CodeType", "marshal.loads", "marshal.load"})
+FUNCTION_MAKERS = frozenset({"types.FunctionType", "types.LambdaType"})
+UNPICKLERS = frozenset({"marshal.loads", "marshal.load", "pickle.loads", "dill.loads"})
 MODULE_NAME = re.compile(r"^[A-Za-z_][\w.]*$")
 MAX_STRINGS = 40
 MAX_ROUNDS = 4
@@ -49,7 +50,7 @@ def inline_strings(program: Program) -> None:
         resolver = Resolver(program)
         found = []
         for node, scope in program.calls:
-            if id(node) in done or not _may_execute(node):
+            if id(node) in done or not _may_execute(node, scope):
                 continue
             if not set(EXECUTORS).intersection(paths(resolver.values(node.func, scope))):
                 continue
@@ -63,11 +64,19 @@ def inline_strings(program: Program) -> None:
         program.settle()
 
 
-def _may_execute(node: ast.Call) -> bool:
-    """Cheap: is it worth resolving what is called? Plain calls of known functions are not."""
-    return isinstance(node.func, ast.Name | ast.Call | ast.Subscript) or (
-        isinstance(node.func, ast.Attribute)
-        and node.func.attr in ("exec", "eval", "compile", "func")
+def _may_execute(node: ast.Call, scope: Scope) -> bool:
+    """Cheap: is it worth resolving what is called? Most calls are of functions known by name."""
+    function = node.func
+    if isinstance(function, ast.Attribute):
+        return function.attr in ("exec", "eval", "compile", "func", "__call__")
+    if not isinstance(function, ast.Name):
+        return isinstance(function, ast.Call | ast.Subscript)
+    owner = scope.owner(function.id)
+    if owner is None:
+        return function.id in ("exec", "eval", "compile")
+    return any(
+        binding.kind not in ("function", "class", "import") or binding.path.startswith("builtins")
+        for binding in owner.bindings[function.id]
     )
 
 
@@ -108,8 +117,22 @@ def find_loaded_code(analysis: Analysis) -> None:
                 "it does not travel with the script and is not analysed",
                 "import it by name, from a file beside the script",
             )
-        elif CODE_MAKERS.intersection(function):
-            _hidden(analysis, node, scope, function[0])
+        elif "types.CodeType" in function:
+            _hidden(analysis, node, scope, "types.CodeType")
+        elif FUNCTION_MAKERS.intersection(function):
+            unpacker = _unpacker(analysis, node.args[0] if node.args else None, scope, 4)
+            if unpacker:
+                _hidden(analysis, node, scope, unpacker)
+        elif UNPICKLERS.intersection(function):
+            analysis.add(
+                node,
+                scope,
+                RULE,
+                "warn",
+                f"{function[0]} is used",
+                "what it makes may be code, and cannot be read from the source",
+                "keep data in safetensors, npy or json",
+            )
         elif function[0] in (
             "sys.path.append",
             "sys.path.insert",
@@ -163,7 +186,7 @@ def _judge_executed(analysis: Analysis, node: ast.Call, scope: Scope) -> None:
         scope,
         RULE,
         "warn",
-        f"{excerpt(ast.unparse(node.func), 30)} runs a string that cannot be read from the source",
+        f"{excerpt(code_text(node.func), 30)} runs a string that cannot be read from the source",
         "what it does cannot be analysed",
         "write the code out",
     )

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from harness.scan.analysis import Analysis
 from harness.scan.finding import excerpt
 from harness.scan.scopes import Scope
+from harness.scan.syntax import code_text
 from harness.scan.values import Const, paths
 from harness.scan.words import words
 
@@ -195,7 +196,7 @@ def _number(analysis: Analysis, node: ast.AST, scope: Scope) -> float | None:
 
 
 def _whole_line(analysis: Analysis, node: ast.Constant, call: ast.Call, scope: Scope) -> None:
-    name = ast.unparse(call.func).rpartition(".")[2]
+    name = code_text(call.func).rpartition(".")[2]
     analysis.add(
         node,
         scope,

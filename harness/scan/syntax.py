@@ -86,3 +86,11 @@ def _too_deep(tree: ast.Module) -> int | None:
             )
             layer.append((child, depth + (0 if flat else 0.25 if chain else 1)))  # type: ignore[arg-type]
     return None
+
+
+def code_text(node: ast.AST) -> str:
+    """The code of a node on few lines; "…" where it is nested too deeply to be written."""
+    try:
+        return ast.unparse(node)
+    except RecursionError:
+        return "…"

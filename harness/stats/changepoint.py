@@ -22,15 +22,15 @@ nights.
 THRESHOLD is solved by `solve_threshold` so that FALSE_ALARMS_PER_NIGHT (one in 1,000 flat nights)
 is nowhere exceeded: on normal, independent nights 2.6 % of flat histories of 40 nights alarm, and
 13 % of 200 (20,000 histories each). A step of 4 sd at night 25 is found by its third night in
-96.8 % of histories, by its fourth in 99.6 %. In 40 nights with one spike of 20 sd 4 % alarm. Nights
-that hang together alarm more often: with a correlation of 0.1, 0.2, 0.4 between neighbours 5, 9, 28 %
-of flat histories of 40 nights do.
+96.8 % of histories, by its fourth in 99.6 %. In 40 nights with one spike of 20 sd 4 % alarm.
+Nights that hang together alarm more often: with a correlation of 0.1, 0.2, 0.4 between neighbours
+5, 9, 28 % of flat histories of 40 nights do.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -55,6 +55,7 @@ SD_FLOOR = 5e-5
 """Below this spread (0.005 %) lies the rounding of the clocks; it is not resolved."""
 LENGTHS = (20, 30, 40, 60, 100, 200)
 """Nights at which `solve_threshold` holds a history to its rate."""
+REFINE_NIGHTS = 3
 PRICE = 13.0
 """Of one change in `segment`, in squared noise sds."""
 
@@ -63,7 +64,7 @@ PRICE = 13.0
 class Change:
     """A new level, in the unit of the series (log time: 0.01 is one per cent).
 
-    first       index of its first night, as estimated when the alarm was raised
+    first       index of its first night, by all nights known now
     raised      index of the night that raised the alarm
     shift       its mean minus the mean of the level before; spikes left out
     low, high   95 % t-interval of the shift. The place was chosen by the data, so just after the
@@ -148,25 +149,56 @@ def watch(values: Sequence[float], threshold: float = THRESHOLD) -> Watch:
             squares, df = squares + float(best.within[0]), df + float(best.count[0]) - 1.0
             begin = first
     spikes = find_spikes(values)
-    borders = (0, *(first for first, _, _ in raised), len(series))
-    parts = [
-        [float(series[i]) for i in range(a, b) if i not in spikes] for a, b in pairwise(borders)
-    ]
-    within = math.fsum((x - mean(part)) ** 2 for part in parts for x in part)
+
+    def kept(left: int, right: int) -> list[float]:
+        return [float(series[i]) for i in range(left, right) if i not in spikes]
+
+    borders = _refined([0, *(first for first, _, _ in raised), len(series)], raised, kept)
+    parts = [kept(left, right) for left, right in pairwise(borders)]
+    within = math.fsum(map(_squares, parts))
     freedom = sum(len(part) for part in parts) - len(parts)
     noise = math.sqrt(within / freedom) if freedom > 0 else math.nan
     changes = tuple(
-        _change(raised[i], parts[i], parts[i + 1], max(noise, SD_FLOOR), freedom)
-        for i in range(len(raised))
+        _change(borders[i + 1], alarm, parts[i], parts[i + 1], max(noise, SD_FLOOR), freedom)
+        for i, alarm in enumerate(raised)
     )
     learning = 0 if raised else max(0, LEARN_NIGHTS - len(series))
-    return Watch(changes, spikes, noise, begin, learning)
+    return Watch(changes, spikes, noise, borders[-2], learning)
+
+
+def _refined(
+    borders: list[int],
+    raised: Sequence[tuple[int, int, float]],
+    kept: Callable[[int, int], list[float]],
+) -> list[int]:
+    """Each border moved by up to REFINE_NIGHTS to where all nights known now put it (least
+    squares). Just after an alarm the place is often a night off, and the shift with it."""
+    for i, (_, night, _) in enumerate(raised, start=1):
+        left, here, right = borders[i - 1 : i + 2]
+        misfits = {
+            k: _squares(kept(left, k)) + _squares(kept(k, right))
+            for k in range(here - REFINE_NIGHTS, here + REFINE_NIGHTS + 1)
+            if left + MIN_NIGHTS <= k <= min(night, right - MIN_NIGHTS) or k == here
+        }
+        borders[i] = min(misfits, key=misfits.__getitem__)
+    return borders
+
+
+def _squares(values: Sequence[float]) -> float:
+    """Sum of squared deviations from the mean."""
+    centre = mean(values)
+    return math.fsum((x - centre) ** 2 for x in values)
 
 
 def _change(
-    alarm: tuple[int, int, float], before: list[float], after: list[float], sd: float, df: int
+    first: int,
+    alarm: tuple[int, int, float],
+    before: list[float],
+    after: list[float],
+    sd: float,
+    df: int,
 ) -> Change:
-    first, night, z = alarm
+    _, night, z = alarm
     shift = mean(after) - mean(before)
     half = t_quantile(0.975, df) * sd * math.sqrt(1 / len(after) + 1 / len(before))
     return Change(first, night, shift, shift - half, shift + half, z)

@@ -14,8 +14,15 @@ from harness.verdict import judge
 from tests.support.contest import Contest
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = sorted((*(ROOT / "candidates").glob("*.py"), *(ROOT / "baseline").glob("*.py")))
+# Candidates and standing records; baseline/reference_*.py are probes of a node, no candidates.
+SCRIPTS = [
+    script
+    for folder in ("candidates", "baseline")
+    for script in sorted((ROOT / folder).glob("*.py"))
+    if not script.name.startswith("reference_")
+]
 CHEAT = "\n\ndef tune():\n    import torch._inductor.config as c\n\n    c.max_autotune = True\n"
+SLEEP = "\n\ndef wait():\n    time.sleep(1)\n"
 ODD = "\n\ndef look():\n    import gc\n\n    return gc.get_objects()\n"
 
 
@@ -24,8 +31,8 @@ def check(contest: Contest, name: str) -> dict[str, object]:
     return found
 
 
-def run(contest: Contest, added: str, arm: str = "candidate") -> int:
-    script = contest.candidate if arm == "candidate" else contest.baseline
+def run(contest: Contest, added: str) -> int:
+    script = contest.candidate
     script.write_text(script.read_text(encoding="utf-8") + added, encoding="utf-8")
     return contest.submit("--plan", "fixed", "--runs", "2").returncode
 
@@ -42,25 +49,20 @@ def test_forbidden_flag_fails_the_verdict(contest: Contest) -> None:
     assert contest.verdict()["decision"] == "rule_broken"
 
 
-def test_odd_thing_warns_and_changes_nothing(contest: Contest) -> None:
-    assert run(contest, ODD) in (0, 1)
+def test_odd_things_are_named_and_code_is_measured(contest: Contest) -> None:
+    for script, added in ((contest.candidate, ODD), (contest.baseline, SLEEP)):
+        script.write_text(script.read_text(encoding="utf-8") + added, encoding="utf-8")
+    assert run(contest, "") in (0, 1)
     found = check(contest, "flags")
     assert found["status"] == "warn"
-    assert any("gc.get_objects" in line for line in found["details"])  # type: ignore[attr-defined]
-
-
-def test_sleeping_baseline_is_named(contest: Contest) -> None:
-    run(contest, "\n\ndef wait():\n    time.sleep(1)\n", arm="baseline")
-    lines = check(contest, "flags")["details"]
-    assert any(line.startswith("source/baseline/fake.py:") for line in lines)  # type: ignore[attr-defined]
-
-
-def test_code_states_what_was_added(contest: Contest) -> None:
-    run(contest, ODD)
-    found = check(contest, "code")
-    assert found["status"] == "pass"
-    assert "1 new function" in str(found["evidence"])
-    assert found["details"] == ["new functions: look"]
+    lines = found["details"]
+    assert isinstance(lines, list)
+    assert any("gc.get_objects" in line for line in lines)
+    assert any(line.startswith("source/baseline/fake.py:") and "sleeps" in line for line in lines)
+    code = check(contest, "code")
+    assert code["status"] == "pass"
+    assert "1 new function" in str(code["evidence"])
+    assert code["details"] == ["new functions: look", "functions gone: wait"]
 
 
 def test_missing_source_is_skipped(accepted: Path, tmp_path: Path) -> None:

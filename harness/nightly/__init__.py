@@ -1,0 +1,1 @@
+"""The nightly series: its table, its nights, what changed and why. Pure, but for its appending."""
