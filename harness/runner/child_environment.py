@@ -15,7 +15,7 @@ from pathlib import Path
 PASSED_NAMES = frozenset(
     {
         "CONDA_PREFIX", "DYLD_LIBRARY_PATH", "HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH",
-        "LOGNAME", "PATH", "SPEEDRUN_FA3_PATH", "SYSTEMROOT", "TMPDIR", "TZ", "USER",
+        "LOGNAME", "PATH", "SPEEDRUN_FA3_PATH", "SPEEDRUN_GPT2_RANKS", "SYSTEMROOT", "TMPDIR", "TZ", "USER",
         "VIRTUAL_ENV",
     }
 )  # fmt: skip

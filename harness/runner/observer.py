@@ -23,7 +23,7 @@ from harness.runner.processes import MARKER, children
 INTERVAL_S = 0.05
 MAPS_EVERY = 4
 """Maps are long (1,000 lines with torch) and change slowly: looked at every 0.2 s."""
-SIGHTINGS_LIMIT = 20_000
+SIGHTINGS_LIMIT = 400_000
 HISTORY_LIMIT = 200_000
 TICKS_A_SECOND = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
@@ -123,18 +123,15 @@ class Observer:
                 with contextlib.suppress(OSError):
                     paths.add(os.readlink(f"{folder}/fd/{name}"))
         if with_maps:
-            with (
-                contextlib.suppress(OSError),
-                Path(f"{folder}/maps").open(errors="replace") as maps,
-            ):
-                for line in maps:
+            with contextlib.suppress(OSError):
+                for line in Path(f"{folder}/maps").read_text(errors="replace").splitlines():
                     fields = line.split(None, 5)
                     if len(fields) == 6 and fields[5].startswith("/"):
                         path = fields[5]
                         paths.add(path)
                         if "x" in fields[1] and len(self.binaries) < SIGHTINGS_LIMIT:
                             self.binaries.setdefault(path, now)
-        for path in paths:
+        for path in {path.removesuffix(" (deleted)") for path in paths}:
             if path.startswith("/") and self._seen < SIGHTINGS_LIMIT and self.wanted(path):
                 self._seen += 1
                 self.sightings.setdefault(path, []).append(now)

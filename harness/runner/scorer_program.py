@@ -10,7 +10,7 @@ values. Questions: {"do": "load"}, {"do": "nll", "tokens": n}, {"do": "logprobs"
 "positions": [...]}, {"do": "end"}.
 """
 
-# ruff: noqa: PTH100, PTH120, PTH123
+# ruff: noqa: PTH100, PTH113, PTH120, PTH123
 
 import importlib.util
 import json
@@ -25,6 +25,11 @@ with open(os.devnull, "rb") as nothing:
     os.dup2(nothing.fileno(), 0)
 
 LIMIT = 500
+CODE = (".py", ".pyc", ".so", ".pth", ".json", ".toml", ".cfg", ".h")
+INTERPRETER = (
+    *(os.path.realpath(prefix) + os.sep for prefix in (sys.prefix, sys.base_prefix)),
+    *("/proc/", "/sys/", "/dev/", "/etc/", "/usr/"),
+)
 opened: dict[str, int] = {}
 
 
@@ -32,8 +37,7 @@ def hook(event: str, arguments: tuple[Any, ...]) -> None:
     """Files that hold data rather than code: what the scorer reads besides its weights."""
     if event == "open" and isinstance(arguments[0], str | bytes) and len(opened) < LIMIT:
         path = os.path.realpath(os.fsdecode(arguments[0]))
-        code = (".py", ".pyc", ".so", ".pth", ".json", ".txt", ".toml", ".cfg", ".h", ".yaml")
-        if not path.endswith(code) and not path.startswith(("/proc/", "/sys/", "/dev/", "/etc/")):
+        if not path.endswith(CODE) and not path.startswith(INTERPRETER) and os.path.isfile(path):
             opened[path] = opened.get(path, 0) + 1
 
 
