@@ -13,6 +13,7 @@ Nothing is typed by hand: what is not in the run is not in the picture.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import pty
 import re
@@ -27,11 +28,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-COLUMNS, ROWS = 104, 30
+COLUMNS, ROWS = 108, 30
+MOST_ROWS = 46
 FRAMES = 40
 PLAY_S, HOLD_S = 14.0, 7.0
 TERMINAL_LIMIT_BYTES, REPORT_LIMIT_BYTES = 150_000, 300_000
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+VERDICT = re.compile(r"^(EXHIBITION )?(ACCEPTED|NOT PROVEN)\b")
 SEQUENCE = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])|\x1b[\]P].*?(?:\x07|\x1b\\)|\x1b.")
 
 
@@ -122,12 +125,12 @@ class Screen:
         elif kind == "K":
             self.lines[self.at] = ""
 
-    def shown(self) -> tuple[str, ...]:
-        """The last ROWS lines, as a terminal of that height shows them."""
+    def written(self) -> tuple[str, ...]:
+        """All lines, without the empty ones at the end."""
         lines = self.lines
         while lines and not plain(lines[-1]):
             lines = lines[:-1]
-        return tuple(lines[-ROWS:])
+        return tuple(lines)
 
 
 def plain(line: str) -> str:
@@ -135,20 +138,19 @@ def plain(line: str) -> str:
 
 
 def keyframes(recording: Recording) -> list[tuple[float, tuple[str, ...]]]:
-    """(share of the playing time, screen): FRAMES moments of the run, evenly spread, and its end.
-
-    A screen that stays as it was is one frame.
+    """(share of the playing time, lines so far): FRAMES moments of the run, evenly spread, and its
+    end. Lines that stay as they were are one frame.
     """
     screen = Screen()
     screen.write(f"\x1b[1;32m$\x1b[0m \x1b[1m{recording.command}\x1b[0m\n")
-    frames = [(0.0, screen.shown())]
+    frames = [(0.0, screen.written())]
     end = recording.pieces[-1][0]
     wanted = [end * (i + 1) / FRAMES for i in range(FRAMES)]
     for moment, text in recording.pieces:
         while wanted and moment > wanted[0]:
-            frames.append((wanted.pop(0) / end, screen.shown()))
+            frames.append((wanted.pop(0) / end, screen.written()))
         screen.write(text)
-    frames.append((1.0, screen.shown()))
+    frames.append((1.0, screen.written()))
     kept = [frames[0]]
     for share, lines in frames[1:]:
         if lines != kept[-1][1]:
@@ -161,8 +163,13 @@ def keyframes(recording: Recording) -> list[tuple[float, tuple[str, ...]]]:
 # ---------------------------------------------------------------------------------------------
 
 
-def draw(frames: list[tuple[float, tuple[str, ...]]], title: str) -> str:
-    """The animated SVG."""
+def draw(written: list[tuple[float, tuple[str, ...]]], title: str) -> str:
+    """The animated SVG: the last lines of each moment, as a terminal shows them. It is as high as
+    it takes to hold the verdict from its first line to its last."""
+    end = written[-1][1]
+    verdict = [y for y, line in enumerate(end) if VERDICT.search(plain(line))]
+    height_rows = min(max(ROWS, len(end) - verdict[-1] + 1 if verdict else ROWS), MOST_ROWS)
+    frames = [(share, lines[-height_rows:]) for share, lines in written]
     rows = list(dict.fromkeys(line for _, lines in frames for line in lines if plain(line)))
     texts, styles, height = export(rows)
     width = COLUMNS * 12.2 + 24
@@ -179,7 +186,7 @@ def draw(frames: list[tuple[float, tuple[str, ...]]], title: str) -> str:
         body.append(f'<g class="f{"" if last else " h"}" id="f{i}">{uses}</g>')
         css.append(timeline(i, moments[i] / total, moments[i + 1] / total))
     definitions = "".join(f'<g id="r{i}">{text}</g>' for i, text in enumerate(texts))
-    full = height * ROWS + 62
+    full = height * height_rows + 62
     return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {full:.0f}"
  role="img" aria-labelledby="title desc">
 <title id="title">{title}</title>
@@ -225,7 +232,7 @@ def export(rows: list[str]) -> tuple[list[str], str, float]:
          (200, 150, 255), (98, 205, 214), (216, 222, 230)],
     )  # fmt: skip
     console = Console(
-        width=COLUMNS, record=True, file=open(os.devnull, "w"),  # noqa: PTH123, SIM115
+        width=COLUMNS, record=True, file=io.StringIO(),
         force_terminal=True, color_system="truecolor", legacy_windows=False,
     )  # fmt: skip
     for row in rows:

@@ -19,15 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from harness import __version__
-from harness.audit_notes import (
-    compiler_facts,
-    file_uses,
-    has_config,
-    make_timeline,
-    rank_facts,
-    read_notes,
-    texts,
-)
+from harness.audit_compiler import compiler_facts, has_config
+from harness.audit_files import file_uses
+from harness.audit_notes import make_timeline, rank_facts, read_notes, texts
 from harness.audit_outside import loaded_binaries, process_facts
 from harness.audit_report import AuditReport, Mark, RunEnd, ScorerFacts
 from harness.audit_zones import Zones, make_zones

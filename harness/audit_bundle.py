@@ -54,7 +54,10 @@ def contest_folders(*more: Path) -> tuple[Path, ...]:
 
 
 def audit_twice(job: AuditJob, out: Path, stop: threading.Event | None = None) -> AuditReport:
-    """A run that crashes is made once more: torch aborts at exit now and then. Raises UnfitError."""
+    """A run that crashes is made once more: torch aborts at exit now and then (1 of 30 seen).
+
+    Raises UnfitError.
+    """
     report = audit(job, out, stop)
     stopped = stop is not None and stop.is_set()
     if stopped or (report.end.reason == "exit" and report.end.exit_code == 0):

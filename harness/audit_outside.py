@@ -11,11 +11,15 @@ from harness.audit_zones import Zones
 from harness.canonical import sha256_file
 from harness.runner.observer import Observer
 
+QUIET = frozenset({"python", "system", "cache", "scratch", "temporary", "data"})
+"""Where code comes from that is the interpreter's, or was compiled by this very run."""
+
 
 def process_facts(
     observer: Observer, when: Timeline, start_s: float, ranks: set[int]
 ) -> tuple[ProcessFacts, ...]:
-    """Everything but the ranks and their launcher (the first process, where it is no rank)."""
+    """Who was there while the clock ran or later, but for the ranks and their launcher (the first
+    process, where it is no rank)."""
     if not observer.processes:
         return ()
     root = min(observer.processes.values(), key=lambda process: process.first_s)
@@ -23,6 +27,8 @@ def process_facts(
     for process in sorted(observer.processes.values(), key=lambda p: (p.first_s, p.pid)):
         if process is root or process.pid in ranks:
             continue
+        if process.last_s - start_s < when.clock_s:
+            continue  # compilers and the like, gone before the clock
         validation, end = when.last_validation
         facts.append(
             ProcessFacts(
@@ -42,7 +48,7 @@ def loaded_binaries(observer: Observer, zones: Zones) -> dict[str, str]:
     found: dict[str, str] = {}
     for path in sorted(observer.binaries)[:2000]:
         zone, told = zones.place(path)
-        if zone in ("python", "system") or len(found) >= 200:
+        if zone in QUIET or len(found) >= 200:
             continue
         try:
             found[f"{zone}: {told}"] = sha256_file(Path(path))

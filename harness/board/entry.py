@@ -85,15 +85,16 @@ def read_entry(folder: Path, repository: Path | None) -> Entry:
         return Entry(folder.name, "broken", (_relative(": ".join(told), folder),))
     except (OSError, ValueError, ArithmeticError, RecursionError) as error:
         return Entry(folder.name, "broken", (_relative(f"cannot be judged: {error}", folder),))
+    other_version = [note for note in verification.notes if note.startswith("claimed by")]
     if verification.differences:
-        kind, reasons = "broken", verification.differences
+        kind, reasons = "broken", (*other_version, *verification.differences)
     elif not (folder / "verdict.json").is_file() and kind == "accepted":
         kind, reasons = "not_accepted", ("nothing was claimed: there is no verdict.json",)
     return Entry(
         folder=folder.name,
         kind=kind,
         reasons=reasons,
-        notes=tuple(note for note in verification.notes if not note.startswith("claimed by")),
+        notes=tuple(note for note in verification.notes if note not in other_version),
         verdict=verification.verdict,
         hardware=_hardware(bundle),
         candidate=files_sha256(

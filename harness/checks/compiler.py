@@ -13,6 +13,11 @@ from harness.checks.check import Check
 from harness.tracks.track import CompileRule
 
 COMPILER_VARIABLES = ("TORCHINDUCTOR_", "TORCH_COMPILE", "TORCHDYNAMO_", "TRITON_")
+SET_BY_DYNAMIC = (
+    "torch._dynamo.config.automatic_dynamic_shapes",
+    "torch._dynamo.config.assume_static_by_default",
+)
+"""What torch.compile(dynamic=...) patches by itself while it compiles."""
 CLAIM = "the compiler ran with the track's flags"
 RULE = "no extra torch.compile or inductor flags"
 
@@ -51,6 +56,7 @@ def beyond(facts: CompilerFacts, rule: CompileRule) -> list[str]:
         f"{name} = {' and '.join(values[1:])}, untouched it is {values[0]}"
         for name, values in sorted(facts.config.items())
         if name not in rule.allowed_config
+        and not ("dynamic" in rule.allowed_kwargs and name in SET_BY_DYNAMIC)
     ]
     findings += [
         f"the compiler was handed {name} = {value}"

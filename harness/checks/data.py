@@ -133,7 +133,6 @@ def _others(report: AuditReport) -> tuple[list[str], list[str]]:
     odd += [
         f"loaded {name} (sha256 {digest[:16]}…)"
         for name, digest in report.binaries.items()
-        if not name.startswith(("cache:", "scratch:", "temporary:", "data:"))
     ]
     return broken, odd
 

@@ -38,7 +38,9 @@ class NightlyRow(BaseModel):
         description="what ran; the warm-up is the record's first run, whose time never counts"
     )
     run: int = Field(ge=0, description="number within its kind, from 1")
-    state: Literal["finished", "failed", "lost"]
+    state: Literal["finished", "failed", "lost"] = Field(
+        description="lost: stopped in the middle, by Ctrl-C"
+    )
     counts: bool = Field(description="its time enters the night's figure: yes or no")
     note: str = Field(default="", max_length=400, description="why it failed or does not count")
     train_ms: float | None = Field(
@@ -58,17 +60,17 @@ class NightlyRow(BaseModel):
     commit: str = Field(description="of the repository, `+` after it when files differ from it")
     driver: str = Field(description="GPU driver")
     cuda_driver: str = Field(description="highest CUDA the driver carries")
-    torch: str
+    torch: str = Field(description="version")
     torch_cuda: str = Field(description="CUDA that torch was built for")
-    triton: str
+    triton: str = Field(description="version")
     fa3: str = Field(description="where FlashAttention-3 comes from, and its hash")
-    python: str
+    python: str = Field(description="version")
     kernel: str = Field(description="of the operating system")
     libraries: str = Field(description="all other packages that timing depends on")
     harness: str = Field(description="version of speedrun")
     sm_clock_mean_mhz: float | None = Field(description="all GPUs, while busy")
     sm_clock_slowest_mhz: float | None = Field(description="mean of the slowest GPU")
-    temp_max_c: float | None
+    temp_max_c: float | None = Field(description="of the hottest GPU")
     power_mean_w: float | None = Field(description="per GPU, while busy")
     throttle: str = Field(description="reasons seen for lowered clocks")
     load_before: float | None = Field(description="1-minute load average before the run")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from harness.bundle import Bundle, BundlePaths, is_bundle, read_bundle
 from harness.errors import EvidenceError, SpeedrunError, UsageError
+from harness.source import read_source
 from harness.verdict_schema import Verdict
 from harness.verification import verify_bundle
 
@@ -76,7 +77,25 @@ def prove(folder: Path) -> Proof:
             why=verdict.headline,
             fix=f"speedrun verify {folder} says what is missing",
         )
-    return Proof(folder, read_bundle(folder), verdict, verification.notes, bundle_files(folder))
+    bundle = read_bundle(folder)
+    _require_closure(folder, bundle)
+    return Proof(folder, bundle, verdict, verification.notes, bundle_files(folder))
+
+
+def _require_closure(folder: Path, bundle: Bundle) -> None:
+    """The candidate is its script and what that imports. A plan written by hand may name more, such
+    as a conftest.py, which must not get into a repository as part of a record."""
+    plan = bundle.plan.candidate
+    script = folder / "source" / "candidate" / plan.script
+    imported = set(read_source(script).files) if plan.script in plan.files else set()
+    extra = sorted(set(plan.files) ^ imported)
+    if extra:
+        raise EvidenceError(
+            "the candidate's files are not its script and what it imports",
+            where=f"{folder}/source/candidate",
+            why=", ".join(extra[:4]),
+            fix="speedrun submit takes the script and its imports, no more",
+        )
 
 
 def bundle_files(root: Path) -> tuple[str, ...]:

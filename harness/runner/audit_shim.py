@@ -23,13 +23,18 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from audit_shim_parts import (  # type: ignore[import-not-found]
+    LINE_CHARS,
     Calls,
     Files,
+    Finder,
     Notes,
     Parameters,
     bytes_read,
     is_plain,
+    is_result,
+    is_traced,
     mapped_bytes,
+    program,
     text,
 )
 
@@ -38,7 +43,6 @@ CONFIGS = ("torch._inductor.config", "torch._dynamo.config", "torch._functorch.c
 COMPILER_VARIABLES = ("TORCHINDUCTOR_", "TORCH_COMPILE", "TORCHDYNAMO_", "TRITON_", "PYTORCH_")
 PROCESS_EVENTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork")
 HOOKED = frozenset({"open", "socket.connect", "ctypes.dlopen", "os.putenv", *PROCESS_EVENTS})
-LINE_CHARS = 4096
 _own = threading.local()
 
 
@@ -73,7 +77,7 @@ class Shim:
                 if name.startswith(COMPILER_VARIABLES):
                     self.notes.write("putenv", name=name, value=text(arguments[1]))
             else:
-                self.notes.write("process", event=event, what=text(arguments))
+                self.notes.write("process", what=f"{event} {program(arguments)}")
         except Exception:
             self.notes.write("trouble", event=event)
         finally:
@@ -88,8 +92,9 @@ class Shim:
         def counted(function: Callable[..., Any]) -> Callable[..., Any]:
             @functools.wraps(function)
             def call(*args: Any, **kwargs: Any) -> Any:
-                shim.guarded(shim.parameters.first_backward, torch)
-                shim.backward.add()
+                if not is_traced(args, kwargs):
+                    shim.guarded(shim.parameters.first_backward, torch)
+                    shim.backward.add()
                 return function(*args, **kwargs)
 
             return call
@@ -219,34 +224,6 @@ class Shim:
         # The hook outlives the script; what it holds must not.
         self.torch = None
         self.parameters.references.clear()
-
-
-def is_result(line: str) -> bool:
-    return line.startswith("step:") and ("val_loss:" in line or "train_time:" in line)
-
-
-class Finder:
-    """Calls back when a module of interest has been imported; finds nothing itself."""
-
-    def __init__(self, wanted: dict[str, Callable[[Any], None]]) -> None:
-        self.wanted = wanted
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        callback = self.wanted.get(name)
-        if callback is None:
-            return None
-        for finder in sys.meta_path:
-            spec = None if finder is self else finder.find_spec(name, path, target)
-            if spec is not None and spec.loader is not None:
-                loader: Any = spec.loader
-                loader.exec_module = functools.partial(_execute, loader.exec_module, callback)
-                return spec
-        return None
-
-
-def _execute(execute: Callable[[Any], None], callback: Callable[[Any], None], module: Any) -> None:
-    execute(module)
-    callback(module)
 
 
 def run(script: str) -> None:

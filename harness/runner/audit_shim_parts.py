@@ -4,9 +4,10 @@ Loaded by audit_shim.py in the candidate's process: imports nothing of the harne
 handled by `os`, not pathlib: a hook that runs at every open must be short.
 """
 
-# ruff: noqa: PTH100, PTH116, PTH118, PTH120, PTH123
+# ruff: noqa: PTH100, PTH116, PTH118, PTH119, PTH120, PTH123
 
 import contextlib
+import functools
 import gc
 import json
 import math
@@ -14,6 +15,7 @@ import os
 import sys
 import time
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 DATA = os.path.realpath(os.environ.get("DATA_PATH", "."))
@@ -22,6 +24,8 @@ CALLS_LIMIT = 400_000
 SAMPLES, TENSORS = 128, 4000
 RELATED = 0.5
 """Correlation of a tensor's samples before and after: fresh draws have about 0, trained ones 1."""
+TRACED = frozenset({"FakeTensor", "FunctionalTensor"})
+LINE_CHARS = 4096
 now = time.monotonic
 Sample = tuple[tuple[int, ...], tuple[float, ...]]
 
@@ -220,3 +224,45 @@ def is_plain(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(map(is_plain, value))
     return value is None or isinstance(value, bool | int | float | str)
+
+
+def is_traced(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Is this torch.compile looking at a backward pass, not one that computes anything?"""
+    first = args[0] if args else kwargs.get("tensors", kwargs.get("outputs"))
+    outputs = first if isinstance(first, list | tuple) else [first]
+    return any(type(output).__name__ in TRACED for output in outputs)
+
+
+def program(arguments: tuple[Any, ...]) -> str:
+    """What is started, without the paths of this machine: names of program and first words."""
+    words = arguments[1] if len(arguments) > 1 else arguments[:1]
+    words = words if isinstance(words, list | tuple) else [words]
+    return " ".join(os.path.basename(text(word)) for word in words[:4])[:120]
+
+
+def is_result(line: str) -> bool:
+    return line.startswith("step:") and ("val_loss:" in line or "train_time:" in line)
+
+
+class Finder:
+    """Calls back when a module of interest has been imported; finds nothing itself."""
+
+    def __init__(self, wanted: dict[str, Callable[[Any], None]]) -> None:
+        self.wanted = wanted
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        callback = self.wanted.get(name)
+        if callback is None:
+            return None
+        for finder in sys.meta_path:
+            spec = None if finder is self else finder.find_spec(name, path, target)
+            if spec is not None and spec.loader is not None:
+                loader: Any = spec.loader
+                loader.exec_module = functools.partial(_execute, loader.exec_module, callback)
+                return spec
+        return None
+
+
+def _execute(execute: Callable[[Any], None], callback: Callable[[Any], None], module: Any) -> None:
+    execute(module)
+    callback(module)

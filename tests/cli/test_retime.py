@@ -138,7 +138,7 @@ def past_nights(contest: Contest, count: int, **changes: Any) -> None:
                     **same,
                     "utc": day.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
                     "night": f"{day.date()}_fake",
-                    **({"train_ms": 6.0} if row.kind == "reference" else {}),
+                    "train_ms": 6.0 if row.kind == "reference" else row.train_ms / 1e3,
                     **(changes if day.date() < datetime.now(UTC).date() - timedelta(1) else {}),
                 }
             )

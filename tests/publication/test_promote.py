@@ -45,7 +45,8 @@ def test_the_candidate_becomes_the_standing_record(place: Path) -> None:
     assert last.note == f"twice the speed results/{place.name}"
     assert last.contributors == "@me, @you"
     assert last.minutes * 60 == pytest.approx(done.promotion.seconds, abs=1e-4)
-    assert 75 < done.promotion.seconds < 77
+    measured = json.loads((place / "verdict.json").read_text())["candidate"]["time_mean_ms"]
+    assert done.promotion.seconds == pytest.approx(measured / 1000)
     # *.log is ignored in this repository; evidence goes in all the same.
     assert committed(root, f"results/{place.name}/runs/candidate-01.log")
 
@@ -118,6 +119,10 @@ def stage_exhibition(place: Path) -> Path:
 
 def stage_other_rules(place: Path) -> Path:
     return bundles.other_rules(place, place.parent, "2026-11-20_easier")
+
+
+def stage_extra_source(place: Path) -> Path:
+    return bundles.with_extra_source(place, place.parent, "2026-11-20_extra")
 
 
 def stage_rule_broken(place: Path) -> Path:
@@ -209,7 +214,7 @@ def stage_slower(place: Path) -> Path:
     (root / "results/history").mkdir()
     table = root / "results/history/fake.csv"
     head = "record,minutes,date,note,contributors\n"
-    table.write_text(f"{head}1,1.2,2026-01-01,x,y\n", encoding="utf-8")
+    table.write_text(f"{head}1,0.0001,2026-01-01,x,y\n", encoding="utf-8")
     Repo(root).git.add("results/history")
     Repo(root).git.commit("-q", "-m", "a faster table")
     return place
@@ -229,6 +234,7 @@ def stage_changed_bundle(place: Path) -> Path:
     [
         (stage_exhibition, EvidenceError, "exhibition can never be a record"),
         (stage_other_rules, EvidenceError, "other rules than the ones in force"),
+        (stage_extra_source, EvidenceError, "its script and what it imports"),
         (stage_rule_broken, NotAcceptedError, "'rule broken', not accepted"),
         (stage_edited_verdict, EvidenceError, "does not follow from the evidence"),
         (stage_no_verdict, UsageError, "claims no verdict"),

@@ -147,7 +147,8 @@ def mini_source(text: str) -> Source:
 
 
 def mini_bundle(text: str, report: AuditReport | None, data: Path, **fields: Any) -> Bundle:
-    """A bundle with this script as its candidate, this audit, and no series."""
+    """A bundle with this script as its candidate and this audit; `runs`, `plan` and other fields of
+    a bundle replace what is made here."""
     folder = data / "data" / "mini"
     plan = make_plan(
         (5,),
@@ -159,8 +160,8 @@ def mini_bundle(text: str, report: AuditReport | None, data: Path, **fields: Any
         update={"data_sha256": {path.name: sha256_file(path) for path in folder.iterdir()}}
     )
     plan = plan.model_copy(update={"launch": launch})
-    fields = {"track": mini_track(), "audit": report, **fields}
-    return make_bundle(plan, (), **fields)
+    fields = {"plan": plan, "runs": (), "track": mini_track(), "audit": report, **fields}
+    return make_bundle(**fields)
 
 
 def judged(text: str, report: AuditReport | None, data: Path, **fields: Any) -> dict[str, Check]:

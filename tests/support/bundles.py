@@ -10,8 +10,9 @@ from typing import Any
 
 from git import Repo
 
+from harness.source import Source
 from tests.support.contest import TRACK
-from tests.support.tamper import Copy
+from tests.support.tamper import Copy, Line
 
 
 def exhibition(bundle: Path, results: Path, name: str) -> Path:
@@ -34,6 +35,32 @@ def other_rules(bundle: Path, results: Path, name: str) -> Path:
 
     def change(plan: dict[str, Any]) -> None:
         plan["track_sha256"] = digest
+
+    copy.replan(change)
+    copy.reclaim()
+    return _keep(copy, results / name)
+
+
+def with_extra_source(bundle: Path, results: Path, name: str) -> Path:
+    """A source file more than the script imports, in plan and ledger as if it had been there."""
+    copy = Copy(bundle, results / "_making")
+    copy.write("source/candidate/conftest.py", "print('run by pytest')\n")
+    digest = hashlib.sha256(copy.path("source/candidate/conftest.py").read_bytes()).hexdigest()
+
+    def change(plan: dict[str, Any]) -> None:
+        arm = plan["candidate"]
+        arm["files"]["conftest.py"] = digest
+        texts = {path: copy.text(f"source/candidate/{path}") for path in arm["files"]}
+        arm["source_sha256"] = Source(arm["script"], texts).sha256()
+        change_runs(arm["source_sha256"])
+
+    def change_runs(source: str) -> None:
+        def each(events: list[Line]) -> None:
+            for event in events:
+                if event.get("arm") == "candidate" and "source_sha256" in event:
+                    event["source_sha256"] = source
+
+        copy.rechain(each)
 
     copy.replan(change)
     copy.reclaim()
