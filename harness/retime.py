@@ -64,11 +64,12 @@ def retime(request: RetimeRequest, terminal: Terminal, as_json: bool) -> int:
     chosen: str | None = None
     folder: Path | None = None
     if request.runs:
-        with _alone(), _stopping(terminal) as stop:
+        with _alone():
             setup = prepare_night(request, track, terminal)
             folder = setup.paths.root
             chosen = class_name(track, setup.environment, setup.launch.processes)
-            tonight = _run_night(setup, request.runs, table, terminal, stop)
+            with _stopping(terminal) as stop:
+                tonight = _run_night(setup, request.runs, table, terminal, stop)
             interrupted = stop.is_set()
     found = assess(read_table(table), track, chosen)
     failures = [f"{row.kind} {row.run}: {row.note}" for row in tonight if row.state == "failed"]

@@ -15,8 +15,8 @@ from pathlib import Path
 PASSED_NAMES = frozenset(
     {
         "CONDA_PREFIX", "DYLD_LIBRARY_PATH", "HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH",
-        "LOGNAME", "PATH", "SPEEDRUN_FA3_PATH", "SPEEDRUN_GPT2_RANKS", "SYSTEMROOT", "TMPDIR", "TZ", "USER",
-        "VIRTUAL_ENV",
+        "LOGNAME", "PATH", "SPEEDRUN_FA3_PATH", "SPEEDRUN_GPT2_RANKS", "SYSTEMROOT", "TMPDIR", "TZ",
+        "USER", "VIRTUAL_ENV",
     }
 )  # fmt: skip
 PASSED_PREFIXES = (

@@ -130,6 +130,50 @@ def test_a_replaced_clock(tmp_path: Path) -> None:
     assert notes["end"][0]["replaced"] == ["time"]
 
 
+FAKE_TORCH = {
+    "torch/__init__.py": """
+from torch import autograd, cuda
+class Tensor: pass
+class FakeTensor(Tensor): pass
+def compile(model=None, **kwargs): return model
+def inner(): return compile(None, backend="eager")
+""",
+    "torch/autograd.py": "def backward(x): return 'b'\ndef grad(outputs): return 'g'",
+    "torch/cuda.py": "def synchronize(): pass\nclass Event:\n    def elapsed_time(self): pass",
+    "torch/optim/__init__.py": "",
+    "torch/optim/optimizer.py": "hooks = []\nregister_optimizer_step_pre_hook = hooks.append",
+}
+
+
+def test_what_is_noted_of_torch(tmp_path: Path) -> None:
+    """Against a pretended torch: calls are counted and passed on, torch's own are left out."""
+    for name, text in FAKE_TORCH.items():
+        path = tmp_path / "site" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    done, notes = shim(
+        tmp_path,
+        "import torch\n"
+        "assert torch.autograd.backward(torch.Tensor()) == 'b'\n"
+        "assert torch.autograd.grad(outputs=[torch.Tensor()]) == 'g'\n"
+        "torch.autograd.backward(torch.FakeTensor())\n"
+        "assert torch.compile('m', **{'mo' + 'de': 'max-autotune'}) == 'm'\n"
+        "assert torch.compile(model='n', dynamic=False) == 'n'\n"
+        "torch.inner()\n"
+        "from torch.optim.optimizer import hooks\n"
+        "for _ in range(3): hooks[0](None, (), {})\n"
+        "torch.cuda.synchronize = lambda: None\n",
+        PYTHONPATH=str(tmp_path / "site"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert [n["kwargs"] for n in notes["compile"]] == [
+        {"mode": "max-autotune"}, {"dynamic": "False"},
+    ]  # fmt: skip
+    (end,) = notes["end"]
+    assert (end["backward"], end["optimizer"], end["replaced"]) == (2, 3, ["synchronize"])
+    assert sum(len(n["at"]) for n in notes["backward"]) == 2
+
+
 def test_a_flood_of_events_stays_small(tmp_path: Path) -> None:
     done, notes = shim(tmp_path, "for i in range(20_000):\n    open(f'f{i}', 'w').close()\n")
     assert done.returncode == 0

@@ -9,20 +9,8 @@ from typing import Any
 import pytest
 
 from harness.nightly.table import read_table
-from tests.support.repositories import (  # noqa: F401
-    ANNOTATION_OF_X,
-    TRACE,
-    Nightly,
-    Project,
-    add_bundle,
-    honest,
-    nightly,
-    project,
-    rejudge,
-    template,
-    with_python,
-)
-from tests.support.workflows import (
+from tests.workflows.repositories import Nightly, with_python
+from tests.workflows.runner import (
     ROOT,
     Runner,
     git,

@@ -12,21 +12,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.repositories import (  # noqa: F401
-    ANNOTATION_OF_X,
-    TRACE,
-    Nightly,
-    Project,
-    add_bundle,
-    honest,
-    nightly,
-    project,
-    rejudge,
-    template,
-    with_python,
-)
 from tests.support.tamper import Copy
-from tests.support.workflows import (
+from tests.workflows.repositories import with_python
+from tests.workflows.runner import (
     ROOT,
     Runner,
     load,

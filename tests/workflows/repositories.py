@@ -12,13 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from tests.support.contest import Contest
-from tests.support.workflows import (
+from tests.workflows.runner import (
     Runner,
     checkout,
-    copy_project,
     evaluate,
     git,
     load,
@@ -85,36 +81,6 @@ def with_python(runner: Runner) -> None:
     }
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project's main branch, with the fake track among its own."""
-    origin = tmp_path_factory.mktemp("template") / "origin"
-    origin.mkdir()
-    copy_project(origin)
-    contest = Contest(tmp_path_factory.mktemp("contest"))
-    shutil.copy(contest.root / "track.toml", origin / "harness" / "tracks" / "fake.toml")
-    for name in ("baseline", "candidates"):
-        shutil.copytree(contest.root / name, origin / name)
-    (origin / "baseline" / "reference_cpu.py").write_text(
-        'print(\'{"parts_ms": {"copy": 4.0}}\')\n'
-    )
-    (origin / "results" / "history").mkdir(parents=True)
-    (origin / "results" / "history" / "fake.csv").write_text("record\n")
-    git(origin, "init", "--quiet", "--initial-branch=main")
-    git(origin, "add", "--all")
-    git(origin, "commit", "--quiet", "-m", "the project")
-    return origin
-
-
-@pytest.fixture(scope="module")
-def honest(template: Path, accepted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An accepted bundle, judged by the project that knows its track."""
-    bundle = tmp_path_factory.mktemp("honest") / accepted.name
-    shutil.copytree(accepted, bundle)
-    rejudge(template, bundle)
-    return bundle
-
-
 def rejudge(project: Path, bundle: Path) -> None:
     code = (
         "import pathlib, sys; from harness.bundle import BundlePaths; "
@@ -123,14 +89,6 @@ def rejudge(project: Path, bundle: Path) -> None:
     )
     env = {**os.environ, "PYTHONPATH": str(project), "PYTHONDONTWRITEBYTECODE": "1"}
     subprocess.run([sys.executable, "-P", "-c", code, str(bundle)], env=env, check=True)
-
-
-@pytest.fixture
-def project(tmp_path: Path, template: Path) -> Project:
-    origin = tmp_path / "origin"
-    git(tmp_path, "clone", "--quiet", str(template), str(origin))
-    git(origin, "config", "uploadpack.allowAnySHA1InWant", "true")
-    return Project(tmp_path, tmp_path / "trace")
 
 
 def add_bundle(bundle: Path, name: str = "2026-11-20_fake") -> Callable[[Path], None]:
@@ -220,11 +178,3 @@ class Nightly:
 
     def file(self, path: str) -> str:
         return git(self.origin, "show", f"main:{path}")
-
-
-@pytest.fixture
-def nightly(project: Project) -> Nightly:
-    bare = project.root / "bare.git"
-    git(project.root, "clone", "--quiet", "--bare", str(project.origin), str(bare))
-    git(bare, "config", "uploadpack.allowAnySHA1InWant", "true")
-    return Nightly(project.root, bare)

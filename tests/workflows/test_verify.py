@@ -11,21 +11,9 @@ from pathlib import Path
 import pytest
 
 from harness.tracks.track import track_sha256
-from tests.support.repositories import (  # noqa: F401
-    ANNOTATION_OF_X,
-    TRACE,
-    Nightly,
-    Project,
-    add_bundle,
-    honest,
-    nightly,
-    project,
-    rejudge,
-    template,
-    with_python,
-)
 from tests.support.tamper import Copy
-from tests.support.workflows import (
+from tests.workflows.repositories import ANNOTATION_OF_X, TRACE, Project, add_bundle, rejudge
+from tests.workflows.runner import (
     git,
 )
 
