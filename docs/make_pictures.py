@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import os
 import pty
 import re
@@ -24,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,6 +36,7 @@ PLAY_S, HOLD_S = 14.0, 7.0
 TERMINAL_LIMIT_BYTES, REPORT_LIMIT_BYTES = 150_000, 300_000
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 VERDICT = re.compile(r"^(EXHIBITION )?(ACCEPTED|NOT PROVEN)\b")
+CUT_OFF = re.compile(r"\x1b(?:\[[0-9;?]*|[\]P][^\x07\x1b]*)?$")
 SEQUENCE = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])|\x1b[\]P].*?(?:\x07|\x1b\\)|\x1b.")
 
 
@@ -78,11 +80,22 @@ def record(arguments: list[str], folder: Path) -> Recording:
         if not piece:
             break
         rest += piece
-        text = rest.decode("utf-8", errors="ignore")
-        rest = b"" if rest == text.encode() else rest[len(text.encode()) :]
+        text = whole(rest)
+        rest = rest[len(text.encode()) :]
         recording.pieces.append((time.monotonic() - begun, text))
     recording.code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     return recording
+
+
+def whole(data: bytes) -> str:
+    """The text so far, without a character or a colour code that is still being written."""
+    for cut in range(4):
+        try:
+            text = data[: len(data) - cut].decode("utf-8")
+        except UnicodeDecodeError:
+            continue
+        return CUT_OFF.sub("", text)
+    return data.decode("utf-8", errors="replace")
 
 
 # ---------------------------------------------------------------------------------------------
@@ -294,10 +307,13 @@ def main() -> None:
         recording.pieces = [
             (moment, text.replace(str(results), "results")) for moment, text in recording.pieces
         ]
+        if asked.keep:  # to draw it again without running it again
+            (asked.keep / "terminal.json").write_text(json.dumps(asdict(recording)))
         svg = draw(keyframes(recording), recording.command)
         target = asked.out / "terminal.svg"
         target.write_text(svg, encoding="utf-8", newline="\n")
-        bundle = max(results.iterdir(), key=lambda path: path.stat().st_mtime)
+        bundles = [path for path in results.iterdir() if path.is_dir()]
+        bundle = max(bundles, key=lambda path: path.stat().st_mtime)
         photograph(bundle / "report.html", asked.out / "report.png")
     for name, limit in (("terminal.svg", TERMINAL_LIMIT_BYTES), ("report.png", REPORT_LIMIT_BYTES)):
         size = (asked.out / name).stat().st_size

@@ -36,7 +36,7 @@ class Timeline:
 
     def phase(self, at_s: float) -> Phase:
         """Phase of one moment."""
-        if not self.marks or at_s < self.clock_s:
+        if not self.marks or at_s <= self.clock_s:
             return "warmup" if at_s <= self.reset_s else "reset"
         if at_s > self.arrivals[-1]:
             return "end"
@@ -107,16 +107,23 @@ class Timeline:
 
 def timeline(marks: Sequence[Mark], training: Iterable[float]) -> Timeline:
     """Phases of a run from its result lines and the moments of its training steps (any rank)."""
-    marks = tuple(marks)
+    marks, training = tuple(marks), sorted(training)
     if not marks:
         return Timeline(marks, (), max(training, default=float("-inf")), float("inf"))
     first = marks[0]
-    # The line comes after its validation, which took at least what others took.
+    # The line comes after its validation, which took about what others took.
     clock = first.at_s - (first.train_ms or 0.0) / 1e3
     if first.loss_nats is not None:
-        clock -= _typical_validation(marks)
-    moments = [at for at in training if at < clock]
-    return Timeline(marks, tuple(m.at_s for m in marks), max(moments, default=float("-inf")), clock)
+        validation = _typical_validation(marks)
+        clock -= validation
+        if first.step == 0:
+            # Nothing is trained on the clock before step 0 is validated: what was, came before it.
+            late = first.at_s - LATE_SHARE * validation
+            clock = max([clock, *(at for at in training if at < late)])
+    before = [at for at in training if at <= clock]
+    return Timeline(
+        marks, tuple(mark.at_s for mark in marks), max(before, default=float("-inf")), clock
+    )
 
 
 def _typical_validation(marks: tuple[Mark, ...]) -> float:

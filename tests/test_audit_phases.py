@@ -47,6 +47,16 @@ def test_all_before_the_clock_is_reset_where_nothing_is_warmed_up() -> None:
     )
 
 
+def test_a_first_validation_that_is_shorter_than_others_hides_no_warm_up_step() -> None:
+    when = timeline(MARKS, [8.0, 9.3, 9.7, 10.5])
+    assert when.clock_s == when.reset_s == 9.7
+    assert when.count([8.0, 9.3, 9.7, 10.5]) == PhaseCounts(warmup=3, clock=1)
+    # One in the last fifth is training while it validates.
+    when = timeline(MARKS, [8.0, 9.9])
+    assert when.clock_s == 9.0
+    assert when.late_backward([8.0, 9.9], []) == 1
+
+
 def test_without_lines_everything_is_before_the_clock() -> None:
     assert timeline((), [1.0, 2.0]).count([0.5, 1.5, 3.0]) == PhaseCounts(warmup=2, reset=1)
 

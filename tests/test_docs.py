@@ -146,6 +146,10 @@ def test_the_picture_of_a_terminal_shows_what_was_written() -> None:
     pictures = importlib.util.module_from_spec(spec)
     sys.modules["make_pictures"] = pictures
     spec.loader.exec_module(pictures)
+    for cut, kept in (("a\x1b[1;3", "a"), ("a\x1b", "a"), ("a\x1b[0m", "a\x1b[0m")):
+        assert pictures.whole(cut.encode()) == kept
+    assert pictures.whole("aé".encode()[:-1]) == "a"
+    assert pictures.whole("a╭".encode()[:-2]) == "a"
     pieces = [(0.1, "first\r\n")]
     for i in range(60):
         redraw = "" if i == 0 else "\r\x1b[2K\x1b[1A\x1b[2K"

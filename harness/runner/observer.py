@@ -25,6 +25,7 @@ MAPS_EVERY = 4
 """Maps are long (1,000 lines with torch) and change slowly: looked at every 0.2 s."""
 SIGHTINGS_LIMIT = 400_000
 HISTORY_LIMIT = 200_000
+ADOPTED_S = 1.0
 TICKS_A_SECOND = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
 
@@ -64,6 +65,7 @@ class Observer:
     problem: str = ""
     _seen: int = 0
     _before: frozenset[int] = frozenset()
+    _new: dict[int, float] = field(default_factory=dict)
     _strangers: set[int] = field(default_factory=set)
     _halt: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
@@ -103,10 +105,11 @@ class Observer:
             name, parent, cpu_s = stat
             if known is None:
                 # Who forks twice and clears its environment has become our own child.
-                adopted = parent == os.getpid() and pid not in self._before
+                adopted = parent == os.getpid() and self._is_adopted(pid, now)
                 known_parent = adopted or parent in self.processes
                 if not known_parent and not _carries(pid, self.marker):
-                    self._strangers.add(pid)
+                    if parent != os.getpid():
+                        self._strangers.add(pid)
                     continue
                 known = self.processes[pid] = Watched(pid, parent, name, now, now)
             known.name, known.cpu_s, known.last_s = name, cpu_s, now
@@ -114,6 +117,13 @@ class Observer:
                 known.history.append((now, cpu_s))
             found.append(known)
         return found
+
+    def _is_adopted(self, pid: int, now: float) -> bool:
+        """A new child of ours that has lasted: one that we are just starting still is ourselves,
+        with our own open files, until it has become its program."""
+        if pid in self._before:
+            return False
+        return now - self._new.setdefault(pid, now) > ADOPTED_S
 
     def _look(self, process: Watched, *, with_maps: bool) -> None:
         now, folder = time.monotonic(), f"/proc/{process.pid}"
