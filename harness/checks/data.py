@@ -130,10 +130,7 @@ def _others(report: AuditReport) -> tuple[list[str], list[str]]:
         elif file.existed and file.zone == "shm":
             odd.append(f"read {told}: shared memory that was there before the run")
     odd += [f"connected to {where}" for where in report.sockets if not _is_local(where)]
-    odd += [
-        f"loaded {name} (sha256 {digest[:16]}…)"
-        for name, digest in report.binaries.items()
-    ]
+    odd += [f"loaded {name} (sha256 {digest[:16]}…)" for name, digest in report.binaries.items()]
     return broken, odd
 
 

@@ -102,12 +102,12 @@ def test_hostile_text_stays_text() -> None:
 def test_an_unknown_name_or_a_none_is_an_error() -> None:
     from jinja2 import UndefinedError
 
-    from harness.report import html
+    from harness.report import page
 
     with pytest.raises(UndefinedError):
-        html._template().render()
+        page.template("report.html.j2").render()
     with pytest.raises(TypeError, match="None"):
-        html._shown(None)
+        page._shown(None)
 
 
 def test_the_page_says_what_the_verdict_says() -> None:
