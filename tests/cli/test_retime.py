@@ -129,7 +129,8 @@ def past_nights(contest: Contest, count: int, **changes: Any) -> None:
         same = {
             name: getattr(model, name)
             for name in COLUMNS
-            if name not in ("utc", "night", "kind", "run", "train_ms", "counts", "note")
+            if name
+            not in ("utc", "night", "kind", "run", "train_ms", "loss_nats", "counts", "note")
         }
         rows.append(
             NightlyRow(
