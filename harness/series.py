@@ -270,5 +270,8 @@ def _no_room(where: str, error: OSError) -> UnfitError:
 def _last_error(tail: str) -> str:
     """The most telling line of a traceback: the last one that names an error."""
     lines = [line.strip() for line in tail.splitlines() if line.strip()]
+    lines = [line for line in lines if line.strip("=-*")]
     named = [line for line in lines if "Error" in line and "ChildFailedError" not in line]
-    return (named or lines or [""])[-1][:300]
+    # torchrun's summary names the signal that ended a rank, the first failure last.
+    signals = [line for line in lines if line.startswith("traceback : Signal")]
+    return (named or signals or lines or [""])[-1].removeprefix("traceback : ")[:300]
