@@ -13,13 +13,11 @@ in many other places (`tailavg step:2740 … val_loss:3.28226`, f-strings), and 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Validation:
-    """One validation.
+class Validation(NamedTuple):
+    """One validation. A named tuple, as the next: some logs have thousands, and little else.
 
     step          optimizer steps done
     total_steps   steps of the whole run as the line states them; None in llm.c's dialect

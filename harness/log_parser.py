@@ -29,7 +29,7 @@ SEPARATOR: Final = "=" * 100
 MAX_SOURCE_CHARS: Final = 4 << 20  # the longest embedded source of the field has 0.2 million
 MAX_HEAD_LINES: Final = 4_096
 MAX_VALIDATIONS: Final = 50_000  # the longest real log has 446 a run, 1,080 a file
-MAX_TRAIN_POINTS: Final = 400_000  # 46 MB of objects; the longest real log has 20,344
+MAX_TRAIN_POINTS: Final = 200_000  # the longest real log has 20,344
 
 _HEADERS: Final = frozenset({"==", "pe", "tr", "co", "Us"})
 _PEAK = re.compile(r"peak memory (?:consumption|allocated): (\d{1,9}) MiB(?: reserved: (\d{1,9}))?")

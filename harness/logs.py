@@ -39,7 +39,7 @@ def parse_log(lines: Iterable[str], *, max_chars: int = DEFAULT_MAX_BYTES) -> tu
     """The runs in the lines of a log, with or without their line ends.
 
     Raises LogError if no result line is among them, on NUL characters, on a line of more than
-    262,144 characters, and beyond `max_chars` characters or 400,000 result lines.
+    262,144 characters, and beyond `max_chars` characters or 200,000 result lines.
     """
     parser = LogParser()
     source = iter(lines)

@@ -167,6 +167,25 @@ def test_throughput(tmp_path: Path) -> None:
     assert path.stat().st_size / 1e6 / best > 12
 
 
+REPEATS = {
+    "one-step": lambda i: f"step:5/400 train_time:{i}ms step_avg:5.00ms",
+    "falling-clock": lambda i: f"step:5/400 train_time:{99_999 - i}ms step_avg:5.00ms",
+    "two-steps": lambda i: f"step:{i % 2}/400 train_time:{i}ms step_avg:5.00ms",
+    "rise-and-fall": lambda i: (
+        f"step:{min(i, 50_000 - i)}/40000 val_loss:3.2000 train_time:{min(i, 50_000 - i)}ms"
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", REPEATS)
+def test_lines_made_to_be_searched_cost_no_more(kind: str) -> None:
+    """Each line asks whether it was seen before. Searching for it took 54 s for 50,000 lines."""
+    lines = [REPEATS[kind](i) for i in range(49_000)]
+    start = time.process_time()
+    parse_log(lines)
+    assert time.process_time() - start < 5
+
+
 # VmHWM, not ru_maxrss: that one is inherited from the parent and would hide any growth.
 PEAK_GROWTH = """
 import re, sys
@@ -184,10 +203,13 @@ except LogError:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("kind", ["steps", "validations", "no-newline", "source", "not-utf8"])
+@pytest.mark.parametrize(
+    "kind", ["steps", "one-step", "validations", "no-newline", "source", "not-utf8"]
+)
 def test_memory_stays_bounded(tmp_path: Path, kind: str) -> None:
     data = {
         "steps": lambda: b"".join(b"step:%d/9 train_time:1ms\n" % i for i in range(1, 600_000)),
+        "one-step": lambda: b"".join(b"step:5/9 train_time:%dms\n" % i for i in range(600_000)),
         "validations": lambda: b"".join(b"s:%d tel:1\n" % i for i in range(200_000)),
         "no-newline": lambda: b"x" * 40_000_000,
         "source": lambda: "def f(): # ä→語𝄞\n".encode() * 500_000,

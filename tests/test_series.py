@@ -59,8 +59,13 @@ class Bench:
 
 
 @pytest.fixture
-def bench(contest: Contest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+def bench(
+    contest: Contest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Bench]:
     monkeypatch.chdir(contest.root)
+    # An own folder for working copies: other tests run beside this one and leave theirs in /tmp.
+    scratch = tmp_path_factory.mktemp("scratch")
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     # Sampling is tested elsewhere, and its process takes longer than a fake run.
     monkeypatch.setattr(series_module, "TelemetrySampler", lambda path: nullcontext())
     prepared = prepare(
@@ -68,7 +73,7 @@ def bench(contest: Contest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     )
     paths, ledger = open_bundle(prepared)
     yield Bench(prepared, paths, ledger, threading.Event())
-    assert not list(Path(tempfile.gettempdir()).glob("speedrun-*/candidate/fake.py"))
+    assert not list(scratch.iterdir())
 
 
 WHOLE = ["planned", *["started", "finished"] * 6, "looked", "closed"]
