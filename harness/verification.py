@@ -61,12 +61,36 @@ def _compare(claimed_text: str, verdict: Verdict, notes: list[str]) -> tuple[str
         return ("verdict.json: not an object",)
     version = claimed.get("harness_version")
     if version != __version__:
-        notes.append(f"claimed by harness {version}, recomputed by {__version__}")
+        notes.append(f"claimed by harness {_short(version)}, recomputed by {__version__}")
         claimed = {**claimed, "harness_version": __version__}
+        _take_other_checks(claimed, verdict, notes)
     found = list(_walk("", claimed, json.loads(ours)))
     if not found and dumps(claimed) != claimed_text and version == __version__:
         found = ["verdict.json: same content, not in canonical form"]
     return tuple(found[:SHOWN_DIFFERENCES])
+
+
+def _take_other_checks(claimed: dict[str, Any], verdict: Verdict, notes: list[str]) -> None:
+    """Another version may check more, or say it in other words: that is said, and no difference.
+
+    What the checks decide is still compared: a claimed decision that today's checks do not reach
+    differs, whatever version wrote it.
+    """
+    ours = {check.id: check.status for check in verdict.checks}
+    listed = claimed.get("checks")
+    theirs = {
+        str(item.get("id")): item.get("status")
+        for item in (listed if isinstance(listed, list) else [])
+        if isinstance(item, dict)
+    }
+    changed = [
+        f"{id_}: {_short(theirs.get(id_, 'absent'))} then, {ours.get(id_, 'absent')} now"
+        for id_ in sorted(ours.keys() | theirs.keys())
+        if theirs.get(id_) != ours.get(id_)
+    ]
+    if changed:
+        notes.append("checks of the two versions differ: " + "; ".join(changed[:SHOWN_DIFFERENCES]))
+    claimed["checks"] = [check.model_dump(mode="json") for check in verdict.checks]
 
 
 def _walk(place: str, claimed: Any, ours: Any) -> list[str]:

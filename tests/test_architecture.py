@@ -169,6 +169,10 @@ LAYERS = {
                    "harness.terminal"),
     "tracks/": ("harness.bundle", "harness.plan", "harness.cli", "harness.runner"),
     "data/": ("harness.cli", "harness.runner", "harness.report"),
+    "board/": ("harness.cli", "harness.runner", "harness.series", "harness.submit",
+               "harness.terminal"),
+    "publication/": ("harness.cli", "harness.series", "harness.submit", "harness.terminal"),
+    "nightly/": ("harness.cli", "harness.runner", "harness.series", "harness.terminal"),
 }  # fmt: skip
 
 

@@ -76,6 +76,37 @@ def test_many_differences_are_cut(copy: Copy) -> None:
     assert len(claim(copy, **changed)) == SHOWN_DIFFERENCES
 
 
+def older(copy: Copy, **fields: object) -> None:
+    """A bundle claimed by a version that had one check less and said another differently."""
+    verdict = json.loads(copy.text("verdict.json"))
+    checks = [check for check in verdict["checks"] if check["id"] != "buffer"]
+    checks[0]["evidence"] = "said in the words of then"
+    claimed = {**verdict, "harness_version": "0.0.1", "checks": checks, **fields}
+    copy.write("verdict.json", dumps(claimed))
+
+
+def test_checks_of_another_version_are_said_and_are_no_difference(copy: Copy) -> None:
+    older(copy)
+    result = copy.verify()
+    assert (result.differences, result.exit_code) == ((), 0)
+    assert any(
+        note.startswith('checks of the two versions differ: buffer: "absent" then,')
+        for note in result.notes
+    )
+
+
+def test_another_version_does_not_excuse_other_figures_or_another_decision(copy: Copy) -> None:
+    older(copy, decision="not_proven", alpha=0.02)
+    places = [line.split(":")[0] for line in copy.verify().differences]
+    assert places == ["verdict.json alpha", "verdict.json decision"]
+
+
+@pytest.mark.parametrize("checks", [None, 7, [1, {"id": 3}], {"a": 1}])
+def test_checks_of_another_version_that_are_none(copy: Copy, checks: object) -> None:
+    older(copy, checks=checks)
+    assert copy.verify().exit_code == 0
+
+
 def test_another_harness_version_is_said_and_is_no_difference(copy: Copy) -> None:
     assert claim(copy, harness_version="0.0.1") == ()
     notes = copy.verify().notes
