@@ -94,8 +94,9 @@ def read_record_folder(path: Path, *, at_step: int | None = None) -> RecordFolde
     listed, holds no run log, or more than 20,000 files.
     """
     if not path.is_dir():
-        why = "it is a file: read_log reads one" if path.exists() else "there is no such path"
-        raise LogError("no folder of logs", where=str(path), why=why, fix="give the folder")
+        why = "it is no folder" if path.exists() else "there is no such path"
+        fix = "give the folder that holds the logs, one file a run"
+        raise LogError("no folder of logs", where=str(path), why=why, fix=fix)
     logs: list[tuple[str, RunLog]] = []
     skipped: list[SkippedRun] = []
     readme: Path | None = None

@@ -172,3 +172,11 @@ def test_any_table_gives_an_answer(seed: int, nights: int, step: float) -> None:
     found = judged(rows)
     assert summary(found)
     document(found, [], [], 0, None)
+
+
+def test_an_empty_series_is_said_in_whole_sentences() -> None:
+    text = summary(assess([], load_track("tiny")))
+    assert text.startswith(
+        "# Nightly tiny: no run is recorded yet\n\nThere is no night with a time yet."
+    )
+    assert "0 nights; change-point model" in text

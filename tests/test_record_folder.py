@@ -303,7 +303,7 @@ def test_no_folder(tmp_path: Path) -> None:
     with pytest.raises(LogError, match="no such path"):
         read_record_folder(tmp_path / "nothing")
     write(tmp_path, {"a.txt": "x"})
-    with pytest.raises(LogError, match="it is a file"):
+    with pytest.raises(LogError, match="it is no folder"):
         read_record_folder(tmp_path / "a.txt")
 
 

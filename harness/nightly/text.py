@@ -18,7 +18,10 @@ MARKS = {True: "yes", False: "no", None: "not known"}
 
 def title(assessment: Assessment, failures: Sequence[str] = ()) -> str:
     """One line for a heading or an issue."""
-    name = f"{assessment.track} on {assessment.hardware_class}"
+    if not assessment.hardware_class and not failures:
+        return f"Nightly {assessment.track}: no run is recorded yet"
+    place = assessment.hardware_class
+    name = assessment.track + (f" on {place}" if place else "")
     for finding in assessment.fresh:
         return f"Nightly {name}: {finding.headline()}"
     for move in assessment.fresh_loss:
@@ -173,8 +176,9 @@ def _jump(a: Assessment, i: int) -> float:
 
 
 def _method(a: Assessment) -> str:
+    where = f" of {inline(a.hardware_class)}" if a.hardware_class else ""
     return (
-        f"<sub>{many(len(a.nights), 'night')} of {inline(a.hardware_class)}; change-point model on "
+        f"<sub>{many(len(a.nights), 'night')}{where}; change-point model on "
         "the log of the night's median time, noise from the series itself, one false alarm in "
         f"{1 / FALSE_ALARMS_PER_NIGHT:,.0f} quiet nights at most.</sub>"
     )
