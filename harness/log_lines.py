@@ -13,6 +13,7 @@ in many other places (`tailavg step:2740 … val_loss:3.28226`, f-strings), and 
 from __future__ import annotations
 
 import re
+from itertools import repeat
 from typing import NamedTuple
 
 
@@ -57,11 +58,13 @@ _TRAIN_BODY = (
     r" train_time:([0-9]{1,15}(?:\.[0-9]{1,9})?)(ms|s)(?: step_avg:[^ \n]{1,40})?"
 )
 _match_train_line = re.compile(_TRAIN_BODY + r"\Z").match
-_match_validation_line = re.compile(
+_VALIDATION_BODY = (
     r"step:([0-9]{1,12})/([0-9]{1,12}) val_loss:([0-9]{1,9}\.[0-9]{1,20})"
     r" train_time:([0-9]{1,15}(?:\.[0-9]{1,9})?)(ms|s)"
-    r" step_avg:(?:nan|([0-9]{1,15}\.[0-9]{1,9}))ms\Z"
-).match
+    r" step_avg:(?:nan|([0-9]{1,15}\.[0-9]{1,9}))ms"
+)
+_match_validation_line = re.compile(_VALIDATION_BODY + r"\Z").match
+_find_validation_lines = re.compile("\n" + _VALIDATION_BODY + "(?=\n|\\Z)").findall
 
 split_train_lines = re.compile("\n" + _TRAIN_BODY + "(?=\n|\\Z)").split
 """Cut text at its plain training lines: [text, step, total, time, unit, text, step, …].
@@ -79,6 +82,30 @@ _NUMBER = re.compile(
 )
 _TIME = re.compile(r"([0-9]{1,15}(?:\.[0-9]{0,9})?)(ms|s)\Z")
 _KNOWN_FIELDS = frozenset({"val_loss", "train_loss", "train_time", "step_avg"})
+
+
+def plain_validations(text: str) -> list[Validation] | None:
+    """Every line of `text` as a validation, or None if one of them is none or in seconds.
+
+    Each line, the first too, must be preceded by a newline. Twice as fast as one line at a time.
+    """
+    rows = _find_validation_lines(text)
+    if len(rows) != text.count("\n"):
+        return None
+    steps, totals, losses, times, units, averages = zip(*rows, strict=True)
+    if set(units) != {"ms"}:
+        return None
+    columns = zip(
+        map(int, steps),
+        map(int, totals),
+        losses,
+        map(float, losses),
+        map(float, times),
+        [float(average) if average else None for average in averages],
+        repeat(()),
+        repeat(()),
+    )
+    return list(map(tuple.__new__, repeat(Validation), columns))
 
 
 def milliseconds(text: str, unit: str) -> float:

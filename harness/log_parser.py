@@ -20,6 +20,7 @@ from harness.log_lines import (
     Validation,
     milliseconds,
     parse_result_line,
+    plain_validations,
     split_train_lines,
 )
 from harness.log_run import RunLog
@@ -29,6 +30,7 @@ SEPARATOR: Final = "=" * 100
 MAX_SOURCE_CHARS: Final = 4 << 20  # the longest embedded source of the field has 0.2 million
 MAX_HEAD_LINES: Final = 4_096
 MAX_VALIDATIONS: Final = 50_000  # the longest real log has 446 a run, 1,080 a file
+MANY_CHARS: Final = 1_024  # some ten validation lines, worth trying to read at once
 MAX_TRAIN_POINTS: Final = 200_000  # the longest real log has 20,344
 
 _HEADERS: Final = frozenset({"==", "pe", "tr", "co", "Us"})
@@ -121,6 +123,13 @@ class LogParser:
 
     def _lines(self, text: str) -> None:
         """Lines that are no plain training lines; `text` is a newline before each."""
+        if len(text) > MANY_CHARS and (points := plain_validations(text)) is not None:
+            self._started = True
+            self._units.add("ms")
+            self._validations += len(points)
+            self._line_number += len(points)
+            self._runs.validations(points)
+            return
         lines = text.split("\n")
         del lines[0]
         for index, line in enumerate(lines):

@@ -119,6 +119,26 @@ class RunSplitter:
             self._open(point.step)
         self._add(point)
 
+    def validations(self, points: list[Validation]) -> None:
+        """Plain validation lines that stand next to each other, none with other fields."""
+        run = self.current
+        steps = [point.step for point in points]
+        times_ms = [run.last_ms, *(point.train_ms or 0.0 for point in points)]
+        total = points[0].total_steps
+        begins = max(run.last_train_step, run.validations[-1].step if run.validations else -1)
+        if (
+            all(map(lt, [begins, *steps[:-1]], steps))
+            and all(map(le, times_ms, islice(times_ms, 1, None)))
+            and {point.total_steps for point in points} == {total}
+            and run.largest_total in (None, total)
+        ):
+            run.largest_total = total
+            run.validations += points
+            run.last_ms = times_ms[-1]
+            return
+        for point in points:
+            self.validation(point)
+
     def header(self, *, trial: str | None = None, seed: int | None = None) -> None:
         """A line that announces a new run."""
         if self.current.started:

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness import log_parser
 from harness.errors import LogError
 from harness.log_families import FAMILIES
+from harness.log_lines import parse_result_line, plain_validations
 from harness.logs import (
     parse_log,
     read_log,
@@ -105,3 +107,41 @@ def test_printed_runs_are_read_back(
     ] == expected
     assert all(len(run.train_points) == total for run in parsed)
     assert all(run.complete for run in parsed)
+
+
+RESULT = st.builds(
+    lambda step, total, loss, ms, average: (
+        f"step:{step}/{total} val_loss:{loss} train_time:{ms} step_avg:{average}ms"
+    ),
+    st.integers(0, 9),
+    st.sampled_from([9, 9, 9, 10]),
+    st.sampled_from(["3.2", "3.1415", "nan"]),
+    st.sampled_from(["0ms", "10ms", "20ms", "20.5ms", "30ms", "0.03s"]),
+    st.sampled_from(["nan", "1.00", "2.50"]),
+)
+
+
+@given(st.lists(st.one_of(RESULT, FRAGMENTS), max_size=30))
+@settings(max_examples=300, deadline=None)
+def test_reading_many_validations_at_once_changes_nothing(lines: list[str]) -> None:
+    """Rising or falling steps and clocks, echoes, other totals, lines of another kind between."""
+
+    def outcome(many_chars: int) -> object:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(log_parser, "MANY_CHARS", many_chars)
+            try:
+                return repr(parse_log(lines))  # by text: no nan equals another
+            except LogError as error:
+                return str(error)
+
+    assert outcome(-1) == outcome(1 << 40)
+
+
+@given(st.lists(RESULT, min_size=1, max_size=12))
+@settings(max_examples=200, deadline=None)
+def test_plain_validations_are_those_of_each_line(lines: list[str]) -> None:
+    found = plain_validations("".join("\n" + line for line in lines))
+    plain = all("val_loss:nan" not in line and "ms step_avg" in line for line in lines)
+    assert (found is not None) == plain
+    if found is not None:
+        assert found == [parse_result_line(line) for line in lines]
