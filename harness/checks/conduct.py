@@ -28,8 +28,8 @@ def check_conduct(case: Case) -> Check:
         id="conduct",
         status="fail" if findings else "pass",
         claim="runs, looks and exclusions followed the plan",
-        evidence=f"{len(case.bundle.runs)} runs in the plan's order, {looked} looks, "
-        f"{excluded} exclusions",
+        evidence=f"{len(case.bundle.runs)} runs in the plan's order; looks taken: {looked}, "
+        f"runs excluded: {excluded}",
         remedy="run the series again; speedrun submit follows its plan by itself"
         if findings
         else "",
