@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from harness.runner.child_environment import child_environment, recorded
 from harness.runner.compiler_defaults import SHIM, compiler_defaults
 from harness.runner.launch import LaunchOutcome, LaunchSpec, launch
 from harness.runner.observer import Observer
+from harness.runner.sandbox import RUNNER, Protection
 from harness.runner.scorer_process import ScorerError, ScorerProcess
 from harness.runner.torchrun import run_command
 from harness.tracks.track import Track
@@ -52,6 +53,7 @@ class AuditJob:
     caches       compile caches of the arm, None where nothing is compiled
     parent_environment   variables from which the allow-list takes
     contest      folders in which a candidate has no business
+    protection   what keeps a stranger's script from this machine; None for one's own
     """
 
     source: Path
@@ -66,6 +68,28 @@ class AuditJob:
     parent_environment: Mapping[str, str]
     caches: Path | None = None
     contest: tuple[Path, ...] = ()
+    protection: Protection | None = None
+
+    def surroundings(self, scratch: Path) -> dict[str, str]:
+        return self.protection.surroundings(scratch) if self.protection else {}
+
+    def wrap(
+        self,
+        command: Sequence[str],
+        scratch: Path,
+        folder: Path,
+        *,
+        with_data: bool = True,
+        also: Sequence[Path] = (),
+    ) -> tuple[str, ...]:
+        """The command as it is started; with the data, also with the compile caches."""
+        if self.protection is None:
+            return tuple(command)
+        caches = [self.caches] if self.caches is not None and with_data else []
+        return self.protection.wrap(
+            command, scratch=scratch, folder=folder, writable=caches, also=[RUNNER, *also],
+            with_data=with_data,
+        )  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -123,19 +147,27 @@ def _audit(job: AuditJob, out: Path, scratch: Path, stop: threading.Event | None
         job.parent_environment,
         data_root=job.data_root,
         caches=job.caches,
-        extra={"SPEEDRUN_CHECKPOINT": str(checkpoint), "SPEEDRUN_AUDIT_OUT": str(notes)},
+        extra={
+            **job.surroundings(scratch),
+            "SPEEDRUN_CHECKPOINT": str(checkpoint),
+            "SPEEDRUN_AUDIT_OUT": str(notes),
+        },
     )
     command = run_command(job.track.hardware.launcher, job.python, str(SHIM), job.processes)
     command = (*command, job.script)
     marker = f"audit-{job.source_sha256[:16]}-{os.getpid()}"
-    observer = Observer(marker, lambda path: zones.place(path)[0] in ("data", "contest", "shm"))
+    caged = job.protection is not None and job.protection.bwrap is not None
+    observer = Observer(
+        marker, lambda path: zones.place(path)[0] in ("data", "contest", "shm"), caged=caged
+    )
     utc, wall_s, start_s = utc_now(), time.time(), time.monotonic()
     lines = _Lines(start_s)
     observer.start()
     try:
         outcome = launch(
             LaunchSpec(
-                command=command, folder=folder, environment=environment, marker=marker,
+                command=job.wrap(command, scratch, folder),
+                folder=folder, environment=environment, marker=marker,
                 log=out / "run.log", times=out / "run.times", stderr=out / "run.err",
                 timeout_s=job.timeout_s * SLOWER, stall_s=job.stall_s * SLOWER,
             ),
@@ -146,7 +178,11 @@ def _audit(job: AuditJob, out: Path, scratch: Path, stop: threading.Event | None
     ranks = read_notes(notes)
     when = make_timeline(lines.marks, ranks, start_s)
     bare = {n: v for n, v in environment.items() if n != "SPEEDRUN_AUDIT_OUT"}
-    defaults = compiler_defaults(job.python, folder, bare) if has_config(ranks) else {}
+    defaults = (
+        compiler_defaults(job.python, folder, bare, lambda words: job.wrap(words, scratch, folder))
+        if has_config(ranks)
+        else {}
+    )
     final = next((m.loss_nats for m in reversed(lines.marks) if m.loss_nats is not None), None)
     told = {name: _without(value, scratch) for name, value in recorded(bare).items()}
     return AuditReport(
@@ -169,7 +205,7 @@ def _audit(job: AuditJob, out: Path, scratch: Path, stop: threading.Event | None
         started_processes=texts(ranks, "process", "what"),
         binaries=loaded_binaries(observer, zones),
         compiler=compiler_facts(ranks, defaults),
-        scorer=_rescore(job, out, folder, scratch, environment, checkpoint, final),
+        scorer=_rescore(job, out, scratch, environment, checkpoint, final),
     )
 
 
@@ -222,7 +258,6 @@ def _end(outcome: LaunchOutcome) -> RunEnd:
 def _rescore(
     job: AuditJob,
     out: Path,
-    folder: Path,
     scratch: Path,
     environment: Mapping[str, str],
     checkpoint: Path,
@@ -230,14 +265,16 @@ def _rescore(
 ) -> ScorerFacts:
     """The final weights, scored in a child that knows neither shard nor clock."""
     offers = "def load_scorer" in (job.source / job.script).read_text(errors="replace")
-    if not offers or not checkpoint.is_file():
+    # A link would be followed out of the folder that the run could write to.
+    if not offers or checkpoint.is_symlink() or not checkpoint.is_file():
         missing = "load_scorer" if not offers else "the weights at SPEEDRUN_CHECKPOINT"
         return ScorerFacts(status="absent", detail=f"the script does not offer {missing}")
-    empty = scratch / "nothing"
+    # A fresh copy in a fresh place: the run may have left things in its own folders.
+    room = Path(tempfile.mkdtemp(prefix="scoring-", dir=scratch))
+    empty, folder = room / "nothing", room / "scorer"
     empty.mkdir()
-    # A fresh copy: the run may have left things in its own folder.
-    shutil.copytree(job.source, scratch / "scorer")
-    own: dict[str, Any] = {**environment, "DATA_PATH": str(empty)}
+    shutil.copytree(job.source, folder)
+    own: dict[str, Any] = {**environment, **job.surroundings(room), "DATA_PATH": str(empty)}
     for name in ("SPEEDRUN_CHECKPOINT", "SPEEDRUN_AUDIT_OUT"):
         own.pop(name, None)
     gpu = job.track.hardware.kind == "gpu"
@@ -246,12 +283,13 @@ def _rescore(
         own["OMP_NUM_THREADS"] = "1"
     try:
         with ScorerProcess(
-            job.python, scratch / "scorer", own, f"score-{job.source_sha256[:16]}-{os.getpid()}",
+            job.python, folder, own, f"score-{job.source_sha256[:16]}-{os.getpid()}",
             out / "scorer.err", job.timeout_s * SLOWER,
+            lambda words: job.wrap(words, room, folder, with_data=False, also=[checkpoint]),
         ) as process:  # fmt: skip
             return score(
                 process,
-                script=scratch / "scorer" / job.script,
+                script=folder / job.script,
                 checkpoint=checkpoint,
                 device="cuda" if gpu else "cpu",
                 validation=data_folder(job.track, job.data_root) / job.track.data.validation_file,

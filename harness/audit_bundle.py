@@ -17,6 +17,7 @@ from harness.errors import UnfitError
 from harness.ledger import Audited, Ledger
 from harness.places import repository
 from harness.plan import Plan
+from harness.protection import planned_protection
 from harness.submission import compile_caches
 from harness.tracks.track import Track
 
@@ -43,6 +44,7 @@ def bundle_job(paths: BundlePaths, plan: Plan, track: Track) -> AuditJob:
         parent_environment=dict(os.environ),
         caches=compile_caches(track, plan, environment)["candidate"],
         contest=contest_folders(paths.root),
+        protection=planned_protection(plan, track, paths.root),
     )
 
 

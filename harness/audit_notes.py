@@ -55,6 +55,8 @@ def read_notes(folder: Path) -> list[RankNotes]:
         parts = path.stem.split("-")
         if len(parts) != 3 or not parts[1].isdigit() or not parts[2].isdigit():
             continue
+        if path.is_symlink() or not path.is_file():
+            continue  # the shim writes plain files; a pipe would never end
         rank = RankNotes(int(parts[1]), int(parts[2]))
         with path.open("rb") as file:
             data = file.read(NOTES_LIMIT_BYTES)

@@ -25,7 +25,8 @@ def process_facts(
     root = min(observer.processes.values(), key=lambda process: process.first_s)
     facts = []
     for process in sorted(observer.processes.values(), key=lambda p: (p.first_s, p.pid)):
-        if process is root or process.pid in ranks:
+        # In a sandbox its own init is 1 and the command is 2, as seen from inside.
+        if process is root or process.inner in (1, 2) or (process.inner or process.pid) in ranks:
             continue
         if process.last_s - start_s < when.clock_s:
             continue  # compilers and the like, gone before the clock

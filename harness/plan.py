@@ -89,6 +89,17 @@ class Launch(Record):
     compile_caches: Literal["cold", "warm", "unused"] = "unused"
 
 
+class Rerun(Record):
+    """A series that runs another bundle's two scripts again, and what kept them from the node."""
+
+    bundle: str = Field(description="name of the folder of the bundle that is run again")
+    digest: str = Field(description="its digest, as `speedrun verify` printed it then")
+    plan_sha256: str
+    ledger_sha256: str = Field(description="hash of its ledger's last line")
+    protection: Literal["bwrap", "none"]
+    protection_says: str = Field(description="what was in force, in words; why not more")
+
+
 class Plan(Record):
     """The design of one series. Written once; `sha256` is what the ledger carries."""
 
@@ -109,13 +120,15 @@ class Plan(Record):
     pairs: tuple[Pair, ...]
     exclusions: tuple[Criterion, ...]
     launch: Launch
+    rerun: Rerun | None = Field(default=None, description="absent in a submitter's own series")
 
     def arm(self, name: ArmName) -> ArmPlan:
         return self.candidate if name == "candidate" else self.baseline
 
     def text(self) -> str:
-        """The plan as it stands in plan.json."""
-        return dumps(self.model_dump(mode="json"))
+        """The plan as it stands in plan.json. A plan that re-runs nothing does not say so: the
+        text, and with it the hash, of plans from before there were re-runs stays what it was."""
+        return dumps(self.model_dump(mode="json", exclude=None if self.rerun else {"rerun"}))
 
     def sha256(self) -> str:
         return sha256_text(self.text())

@@ -10,6 +10,7 @@ from harness.audit_report import AuditReport
 from harness.environment import Environment
 from harness.ledger import Event
 from harness.plan import Plan
+from harness.pooling import Pooled
 from harness.tracks.track import Track
 from harness.verdict_schema import Verdict
 
@@ -22,6 +23,7 @@ def all_schemas() -> dict[str, dict[str, Any]]:
         "environment": Environment.model_json_schema(),
         "ledger": ledger.json_schema(),
         "plan": Plan.model_json_schema(),
+        "rerun": Pooled.model_json_schema(),
         "track": Track.model_json_schema(),
         "verdict": Verdict.model_json_schema(),
     }

@@ -34,6 +34,7 @@ from harness.plan import ArmName, Plan
 from harness.recovery import hash_run_files
 from harness.runner.child_environment import child_environment, recorded
 from harness.runner.launch import LaunchOutcome, LaunchSpec, launch, stderr_tail
+from harness.runner.sandbox import Protection
 from harness.runner.telemetry_process import TelemetrySampler
 from harness.runner.torchrun import run_command
 from harness.samples import take_samples
@@ -55,6 +56,7 @@ class Series:
     parent_environment  variables of this process, from which the run's allow-list is taken
     caches              arm -> compile-cache folder, or None where nothing is compiled
     stop                set by Ctrl-C
+    protection          what keeps a stranger's script from this machine; None for one's own
     """
 
     paths: BundlePaths
@@ -65,6 +67,7 @@ class Series:
     parent_environment: dict[str, str]
     caches: dict[ArmName, Path | None]
     stop: threading.Event
+    protection: Protection | None = None
 
     def run(self) -> None:
         """Until the plan is through, a run fails, or `stop` is set.
@@ -91,11 +94,6 @@ class Series:
         """One run from `started` to its end. False when the series must stop."""
         attempt = 1 + sum(r.pair == slot.pair and r.arm == slot.arm for r in bundle.runs)
         run_id = f"{slot.arm}-{slot.pair:02d}" + (f"-attempt{attempt}" if attempt > 1 else "")
-        environment, dropped = child_environment(
-            self.parent_environment,
-            data_root=Path(self.plan.launch.data_root),
-            caches=self.caches.get(slot.arm),
-        )
         arm = self.plan.arm(slot.arm)
         launch_plan = self.plan.launch
         command = run_command(
@@ -105,7 +103,14 @@ class Series:
             launch_plan.processes,
         )
         scratch, folder = self._working_copy(slot.arm)
+        guard, caches = self.protection, self.caches.get(slot.arm)
         try:
+            environment, dropped = child_environment(
+                self.parent_environment,
+                data_root=Path(self.plan.launch.data_root),
+                caches=caches,
+                extra=guard.surroundings(scratch) if guard else None,
+            )
             self._append(
                 Started,
                 run_id=run_id,
@@ -121,7 +126,14 @@ class Series:
             with TelemetrySampler(self.paths.telemetry(run_id)):
                 outcome = launch(
                     LaunchSpec(
-                        command=command,
+                        command=guard.wrap(
+                            command,
+                            scratch=scratch,
+                            folder=folder,
+                            writable=[caches] if caches is not None else [],
+                        )
+                        if guard
+                        else command,
                         folder=folder,
                         environment=environment,
                         marker=f"{self.plan.sha256()[:16]}/{run_id}",

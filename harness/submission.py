@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +28,15 @@ from harness.runner.probe import probe_interpreter
 from harness.source import Source, read_source
 from harness.tracks.track import Track, parse_track, track_sha256, track_text
 
-__all__ = ["Prepared", "Request", "compile_caches", "open_bundle", "prepare"]
+__all__ = [
+    "Material",
+    "Prepared",
+    "Request",
+    "compile_caches",
+    "open_bundle",
+    "plan_series",
+    "prepare",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +52,21 @@ class Prepared:
     warnings: tuple[str, ...] = field(default=())
 
 
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What a series is made of: the rules, both arms, and where these came from.
+
+    exhibition   reasons that hold before anything is looked at, for a series that goes on all the
+                 same (a re-run); None: any reason needs the submitter's --exhibition
+    """
+
+    name: str
+    track_text: str
+    sources: dict[ArmName, Source]
+    origins: dict[ArmName, str]
+    exhibition: tuple[str, ...] | None = None
+
+
 def prepare(request: Request) -> Prepared:
     """Preflight and plan. Writes nothing but synthetic data. Raises UsageError, UnfitError."""
     root = repository()
@@ -50,30 +74,47 @@ def prepare(request: Request) -> Prepared:
     text = track_text(chosen)
     track = parse_track(text, f"{chosen} track")
     check_numbers(request)
-    design = choose_design(request, track)
     candidate = _script(request.candidate, track.candidate, root, "candidate")
     baseline = _script(request.baseline, track.baseline, root, "baseline")
     sources: dict[ArmName, Source] = {
         "candidate": read_source(candidate),
         "baseline": read_source(baseline),
     }
+    material = Material(
+        name=clean_name(request.name or candidate.stem),
+        track_text=text,
+        sources=sources,
+        origins={"candidate": _origin(candidate, root), "baseline": _origin(baseline, root)},
+    )
+    return plan_series(request, material, warnings)
+
+
+def plan_series(request: Request, material: Material, warnings: Sequence[str] = ()) -> Prepared:
+    """Preflight and plan of a series whose scripts and rules are at hand; of the request, script,
+    track and name are not looked at. Raises UsageError, UnfitError."""
+    text, sources, name = material.track_text, material.sources, material.name
+    track = parse_track(text, "track.toml")
+    check_numbers(request)
+    design = choose_design(request, track)
+    told = [*warnings]
     for source in sources.values():
-        warnings += contract_warnings(source)
+        told += contract_warnings(source)
     needs = ("torch",) if track.hardware.launcher == "torchrun" else ()
     answer = probe_interpreter(request.python, require=needs)
-    environment = describe_machine(answer, root)
+    environment = describe_machine(answer, repository())
     check_machine(track, environment, request.out)
     processes = _processes(request, track, environment)
     data_root = find_data(track, request.data, cache_root(), Path.cwd())
     data_sha256 = hash_data(track, data_root)
     exhibition = _exhibition_reasons(request, track, environment, data_sha256, processes)
-    if exhibition and not request.exhibition:
+    if material.exhibition is not None:
+        exhibition = list(dict.fromkeys([*material.exhibition, *exhibition]))
+    elif exhibition and not request.exhibition:
         raise UnfitError(
             f"this cannot be an official attempt on track {track.name}",
             why="; ".join(exhibition),
             fix="run it as an exhibition (same judging, never a record): add --exhibition",
         )
-    name = clean_name(request.name or candidate.stem)
     created = utc_now()
     seed = request.seed if request.seed is not None else secrets.randbelow(2**31)
     plan = Plan(
@@ -87,8 +128,8 @@ def prepare(request: Request) -> Prepared:
         seed=seed,
         harness_version=__version__,
         exhibition=tuple(exhibition),
-        candidate=sources["candidate"].arm_plan(_origin(candidate, root)),
-        baseline=sources["baseline"].arm_plan(_origin(baseline, root)),
+        candidate=sources["candidate"].arm_plan(material.origins["candidate"]),
+        baseline=sources["baseline"].arm_plan(material.origins["baseline"]),
         design=design,
         pairs=draw_pairs(seed, max(design.looks)),
         exclusions=EXCLUSIONS,
@@ -103,7 +144,7 @@ def prepare(request: Request) -> Prepared:
         ),
     )
     return Prepared(
-        plan, track, text, sources, environment, _folder(request, name, created), tuple(warnings)
+        plan, track, text, sources, environment, _folder(request, name, created), tuple(told)
     )
 
 
@@ -143,13 +184,25 @@ def open_bundle(prepared: Prepared) -> tuple[BundlePaths, Ledger]:
 def compile_caches(
     track: Track, plan: Plan, environment: Environment
 ) -> dict[ArmName, Path | None]:
-    """Folder of each arm's compile caches, by source and torch version; None on a CPU track."""
+    """Folder of each arm's compile caches, by source and torch version; None on a CPU track.
+
+    A re-run has its own: what an earlier run of a stranger's script left in a cache would be code
+    that no source names.
+    """
     if track.hardware.kind == "cpu":
         return {"candidate": None, "baseline": None}
+    if plan.rerun is not None:
+        own = rerun_caches(plan)
+        return {"candidate": own / "candidate", "baseline": own / "baseline"}
     return {
         "candidate": _cache_folder(plan.candidate.source_sha256, environment),
         "baseline": _cache_folder(plan.baseline.source_sha256, environment),
     }
+
+
+def rerun_caches(plan: Plan) -> Path:
+    """Where a re-run's compile caches lie until it is over."""
+    return cache_root() / "compile" / f"rerun-{plan.sha256()[:20]}"
 
 
 def _cache_folder(source_sha256: str, environment: Environment) -> Path:

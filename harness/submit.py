@@ -19,6 +19,7 @@ from harness.live_board import BoardState, BoardWatcher, LineWatcher
 from harness.looks import progress
 from harness.places import repository
 from harness.plan import Plan
+from harness.protection import planned_protection
 from harness.publish import publish
 from harness.recovery import locked, mend_after_kill
 from harness.runner.probe import probe_interpreter
@@ -37,7 +38,7 @@ def start(request: Request, terminal: Terminal, as_json: bool, dry_run: bool) ->
         terminal.warning(f"warning: {warning}")
     for reason in prepared.plan.exhibition:
         terminal.warning(f"exhibition, can never be a record: {reason}")
-    _announce(prepared, terminal)
+    announce(prepared, terminal)
     if dry_run:
         if as_json:
             terminal.json(prepared.plan.model_dump(mode="json"))
@@ -45,7 +46,7 @@ def start(request: Request, terminal: Terminal, as_json: bool, dry_run: bool) ->
     paths, ledger = open_bundle(prepared)
     terminal.info(f"bundle {paths.root}, plan {prepared.plan.sha256()[:16]} fixed before run 1")
     with locked(paths):
-        return _carry_out(paths, prepared.plan, prepared.track, ledger, terminal, as_json)
+        return carry_out(paths, prepared.plan, prepared.track, ledger, terminal, as_json)
 
 
 def carry_on(folder: Path, terminal: Terminal, as_json: bool) -> int:
@@ -69,7 +70,7 @@ def carry_on(folder: Path, terminal: Terminal, as_json: bool) -> int:
             )
         if not bundle.closed:
             _take_up(bundle, paths, ledger, terminal)
-        return _carry_out(paths, bundle.plan, bundle.track, ledger, terminal, as_json)
+        return carry_out(paths, bundle.plan, bundle.track, ledger, terminal, as_json)
 
 
 def _take_up(bundle: Bundle, paths: BundlePaths, ledger: Ledger, terminal: Terminal) -> None:
@@ -94,7 +95,7 @@ def _environment(paths: BundlePaths) -> Environment:
     return read_environment(paths.environment.read_text(encoding="utf-8"), str(paths.environment))
 
 
-def _carry_out(
+def carry_out(
     paths: BundlePaths,
     plan: Plan,
     track: Track,
@@ -102,6 +103,8 @@ def _carry_out(
     terminal: Terminal,
     as_json: bool,
 ) -> int:
+    """Run what the plan wants, judge, report. The bundle is locked by the caller. Returns the
+    verdict's exit code, or that of an interruption. Raises UnfitError."""
     adopt_orphans()
     state = BoardState(plan, track)
     bundle = read_bundle(paths.root)
@@ -123,6 +126,7 @@ def _carry_out(
                 parent_environment=dict(os.environ),
                 caches=compile_caches(track, plan, _environment(paths)),
                 stop=stop,
+                protection=None if bundle.closed else planned_protection(plan, track, paths.root),
             )
             series.run()
             _audit(paths, plan, track, ledger, watcher, stop)
@@ -131,9 +135,15 @@ def _carry_out(
     verdict = publish(paths, terminal, as_json)
     if interrupted:
         terminal.failure("stopped by Ctrl-C; a run that was going on is in the ledger as lost")
-        terminal.info(f"continue with: speedrun submit --resume {paths.root}")
+        terminal.info(f"continue with: {_continue(plan, paths)}")
         return EXIT_INTERRUPTED
     return verdict.exit_code
+
+
+def _continue(plan: Plan, paths: BundlePaths) -> str:
+    if plan.rerun is None:
+        return f"speedrun submit --resume {paths.root}"
+    return f"speedrun verify <{plan.rerun.bundle}> --rerun --resume {paths.root}"
 
 
 def _audit(
@@ -173,7 +183,8 @@ def _stopping(stop: threading.Event, watcher: BoardWatcher | LineWatcher) -> Ite
             signal.signal(number, handler)
 
 
-def _announce(prepared: Prepared, terminal: Terminal) -> None:
+def announce(prepared: Prepared, terminal: Terminal) -> None:
+    """What will be run, and what it costs at least and at most."""
     plan, track = prepared.plan, prepared.track
     design = plan.design
     most = 2 + 2 * design.looks[-1]

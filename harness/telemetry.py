@@ -11,6 +11,8 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from statistics import median
 from typing import Any
 
 from pydantic import Field
@@ -66,10 +68,14 @@ class RunTelemetry(Record):
     cpu_busy_pct: float | None = Field(description="of all cores, whole run")
     cpu_steal_pct: float | None = Field(description="taken by the hypervisor")
     sampler_cpu_s: float | None = Field(description="what the sampling itself took")
+    node_up_since_s: float | None = Field(
+        default=None, description="when the node was started, s since 1970: wall less monotonic"
+    )
 
 
 @dataclass(frozen=True)
 class _Row:
+    utc_s: float | None
     monotonic_s: float
     gpu: int | None
     sm_clock_mhz: float | None
@@ -133,6 +139,9 @@ def summarise_csv(
         cpu_busy_pct=_share("busy_s", host_before, host_after),
         cpu_steal_pct=_share("steal_s", host_before, host_after),
         sampler_cpu_s=_number(host_after, "sampler_cpu_s"),
+        node_up_since_s=_pick(
+            median, [row.utc_s - row.monotonic_s for row in rows if row.utc_s is not None]
+        ),
     )
 
 
@@ -200,6 +209,7 @@ def _row(line: str) -> _Row:
     if monotonic_s is None:
         raise ValueError("monotonic_s is empty")
     return _Row(
+        utc_s=_seconds(row["utc"]) if row["utc"] else None,
         monotonic_s=monotonic_s,
         gpu=int(row["gpu"]) if row["gpu"] else None,
         sm_clock_mhz=number("sm_clock_mhz"),
@@ -210,6 +220,12 @@ def _row(line: str) -> _Row:
         foreign_pids=int(row["foreign_pids"] or 0),
         cpu_mhz=number("cpu_mhz"),
     )
+
+
+def _seconds(utc: str) -> float:
+    moment = datetime.fromisoformat(utc)
+    # Without a zone it is UTC, wherever the file is read.
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _gpu(

@@ -88,7 +88,7 @@ def judge(bundle: Bundle) -> Verdict:
         checks=checks,
         runs=tuple(_row(run) for run in bundle.runs),
         advice=advise(case, decision),
-        environment=environment_lines(bundle.environment) if bundle.environment else {},
+        environment=_surroundings(bundle),
     )
 
 
@@ -105,6 +105,16 @@ def decide(checks: tuple[Check, ...]) -> Decision:
     if failing:
         return "runs_failed"
     return "not_proven" if any(c.status == "unproven" for c in checks) else "accepted"
+
+
+def _surroundings(bundle: Bundle) -> dict[str, str]:
+    """Node and software; of a re-run also what it runs again, and under which protection."""
+    lines = environment_lines(bundle.environment) if bundle.environment else {}
+    rerun = bundle.plan.rerun
+    if rerun is None:
+        return lines
+    of = f"{rerun.bundle}, digest {rerun.digest}"
+    return {"Re-run of": of, "Protection": rerun.protection_says, **lines}
 
 
 def _headline(case: Case, checks: tuple[Check, ...], decision: Decision) -> str:

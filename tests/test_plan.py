@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from harness.errors import EvidenceError
-from harness.plan import Plan, draw_pairs, read_plan
+from harness.plan import Plan, Rerun, draw_pairs, read_plan
 from tests.support.series import make_plan
 
 AB, BA = ("candidate", "baseline"), ("baseline", "candidate")
@@ -68,6 +68,20 @@ def test_text_reads_back_and_hashes_alike() -> None:
     assert read_plan(again.text(), "plan.json").text() == plan.text()
 
 
+RERUN = Rerun(
+    bundle="2026-11-20_fake", digest="1" * 64, plan_sha256="2" * 64, ledger_sha256="3" * 64,
+    protection="none", protection_says="bwrap is not installed",
+)  # fmt: skip
+
+
+def test_a_plan_that_re_runs_nothing_reads_as_before_there_were_re_runs() -> None:
+    plan = make_plan()
+    assert "rerun" not in json.loads(plan.text())
+    again = plan.model_copy(update={"rerun": RERUN})
+    assert json.loads(again.text())["rerun"]["bundle"] == "2026-11-20_fake"
+    assert read_plan(again.text(), "plan.json") == again
+
+
 def test_every_field_moves_the_hash() -> None:
     plan = make_plan()
     changed = {
@@ -77,6 +91,7 @@ def test_every_field_moves_the_hash() -> None:
         "design": plan.design.model_copy(update={"loss_p": 0.01}), "pairs": plan.pairs[:-1],
         "exclusions": plan.exclusions[:1],
         "launch": plan.launch.model_copy(update={"timeout_s": 31.0}),
+        "rerun": RERUN,
     }  # fmt: skip
     assert set(changed) | {"schema_version"} == set(Plan.model_fields)
     for name, value in changed.items():

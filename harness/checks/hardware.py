@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from harness.bundle import Bundle
+from itertools import pairwise
+
+from harness.bundle import Bundle, Run
 from harness.checks.case import Case
 from harness.checks.check import Check
 from harness.environment import Environment
+from harness.ledger import Resumed, Started
 from harness.tracks.track import Track
+
+CLOCK_SLACK_S = 120.0
+"""The wall clock may be set in the middle of a series; two nodes are not started that close."""
 
 
 def hardware_class(track: Track, environment: Environment) -> str | None:
@@ -73,11 +79,52 @@ def check_hardware(case: Case) -> Check:
 
 
 def _contradictions(bundle: Bundle, environment: Environment) -> list[str]:
-    known = {gpu.name for gpu in environment.gpus}
+    torch = environment.interpreter.torch
+    there = {
+        "gpu": {gpu.name for gpu in environment.gpus},
+        "driver": {gpu.driver for gpu in environment.gpus},
+        "torch": {torch} if torch else set(),
+    }
     findings = []
     for run in bundle.runs:
-        stated = run.log.environment.gpu if run.log is not None else None
-        if stated and stated not in known:
-            here = " and ".join(sorted(known)) or "no GPU"
-            findings.append(f"runs/{run.run_id}.log states {stated}, environment.json {here}")
-    return findings
+        said = run.log.environment if run.log is not None else None
+        for what, known in there.items():
+            stated = getattr(said, what, None)
+            # What environment.json does not know of contradicts nothing, but for a GPU.
+            if stated and stated not in known and (known or what == "gpu"):
+                here = " and ".join(sorted(known)) or "no GPU"
+                name = "" if what == "gpu" else f"{what} "
+                findings.append(
+                    f"runs/{run.run_id}.log states {name}{stated}, environment.json {here}"
+                )
+    return findings + _other_nodes(bundle)
+
+
+def _other_nodes(bundle: Bundle) -> list[str]:
+    """Runs on a node that was started earlier than that of the run before.
+
+    Telemetry has both clocks, so it tells since when its node is up. On one node that is the same
+    for all runs; it moves on where the machine slept, and never back. A resumed series may have
+    been through a restart, with the node's clock set anew: only what ran in one go is compared.
+    """
+    runs = {run.run_id: run for run in bundle.runs}
+    goes: list[list[Run]] = [[]]
+    for event in bundle.events:
+        if isinstance(event, Resumed):
+            goes.append([])
+        elif isinstance(event, Started) and event.run_id in runs:
+            goes[-1].append(runs[event.run_id])
+    findings = []
+    for went in goes:
+        known = [
+            (run.run_id, run.telemetry.node_up_since_s)
+            for run in went
+            if run.telemetry is not None and run.telemetry.node_up_since_s is not None
+        ]
+        findings += [
+            f"{b} ran on a node that was up {(since_a - since_b) / 60:.0f} min longer than that of "
+            f"{a}, the run before it"
+            for (a, since_a), (b, since_b) in pairwise(known)
+            if since_a - since_b > CLOCK_SLACK_S
+        ]
+    return findings[:6]

@@ -52,6 +52,7 @@ def _register() -> None:
     from harness.cli.report import report
     from harness.cli.retime import retime
     from harness.cli.schema import schema
+    from harness.cli.sign import sign
     from harness.cli.submit import submit
     from harness.cli.verify import verify
 
@@ -59,6 +60,7 @@ def _register() -> None:
         submit,
         check,
         verify,
+        sign,
         audit,
         retime,
         plan,

@@ -9,7 +9,8 @@ import typer
 
 def schema(
     name: Annotated[
-        str | None, typer.Argument(help="plan, ledger, verdict, environment, audit or track.")
+        str | None,
+        typer.Argument(help="plan, ledger, verdict, environment, audit, rerun or track."),
     ] = None,
 ) -> None:
     """Print the JSON Schema of a bundle file, or of all."""

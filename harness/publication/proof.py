@@ -12,6 +12,7 @@ from harness.errors import EvidenceError, SpeedrunError, UsageError
 from harness.source import read_source
 from harness.verdict_schema import Verdict
 from harness.verification import verify_bundle
+from harness.vouching import who_vouches
 
 FILE_LIMIT_BYTES = 100 << 20
 """GitHub takes no larger file."""
@@ -76,6 +77,14 @@ def prove(folder: Path) -> Proof:
             where=str(folder),
             why=verdict.headline,
             fix=f"speedrun verify {folder} says what is missing",
+        )
+    false = who_vouches(folder, verdict).differences
+    if false:
+        raise EvidenceError(
+            "a signature in the bundle is false",
+            where=str(folder),
+            why="; ".join(false[:3]),
+            fix="have whoever vouches sign this bundle (speedrun sign), or remove the file",
         )
     bundle = read_bundle(folder)
     _require_closure(folder, bundle)

@@ -31,7 +31,10 @@ TICKS_A_SECOND = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
 @dataclass(slots=True)
 class Watched:
-    """One process of the run; moments are seconds of the monotonic clock."""
+    """One process of the run; moments are seconds of the monotonic clock.
+
+    inner   its id as it knows itself, where the run has ids of its own (runner/sandbox.py)
+    """
 
     pid: int
     parent: int
@@ -39,6 +42,7 @@ class Watched:
     first_s: float
     last_s: float
     cpu_s: float = 0.0
+    inner: int | None = None
     history: list[tuple[float, float]] = field(default_factory=list)
 
     def cpu_between(self, start_s: float, end_s: float) -> float:
@@ -53,12 +57,14 @@ class Observer:
 
     marker   value of SPEEDRUN_RUN in the run's processes
     wanted   which files are worth noting (called with a path)
+    caged    the run was started with process ids of its own
     sightings   path -> moments it was seen open or mapped
     binaries    mapped, executable files -> first moment
     """
 
     marker: str
     wanted: Callable[[str], bool]
+    caged: bool = False
     processes: dict[int, Watched] = field(default_factory=dict)
     sightings: dict[str, list[float]] = field(default_factory=dict)
     binaries: dict[str, float] = field(default_factory=dict)
@@ -112,6 +118,7 @@ class Observer:
                         self._strangers.add(pid)
                     continue
                 known = self.processes[pid] = Watched(pid, parent, name, now, now)
+                known.inner = _inner_pid(pid) if self.caged else None
             known.name, known.cpu_s, known.last_s = name, cpu_s, now
             if len(known.history) < HISTORY_LIMIT:
                 known.history.append((now, cpu_s))
@@ -158,6 +165,16 @@ def _stat(pid: int) -> tuple[str, int, float] | None:
     if len(fields) < 13 or fields[0] in "ZX":
         return None
     return name, int(fields[1]), (int(fields[11]) + int(fields[12])) / TICKS_A_SECOND
+
+
+def _inner_pid(pid: int) -> int | None:
+    """Its id one namespace down; None for a process that has none there, or is deeper still."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text(errors="replace")
+    except OSError:
+        return None
+    ids = next((line.split()[1:] for line in text.splitlines() if line.startswith("NSpid:")), [])
+    return int(ids[1]) if len(ids) == 2 else None
 
 
 def _carries(pid: int, marker: str) -> bool:

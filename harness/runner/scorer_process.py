@@ -8,7 +8,7 @@ import os
 import selectors
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -42,8 +42,10 @@ class ScorerProcess:
         marker: str,
         stderr: Path,
         timeout_s: float,
+        wrap: Callable[[Sequence[str]], Sequence[str]] = list,
     ) -> None:
-        """folder: working folder; timeout_s: for everything that is asked, together."""
+        """folder: working folder; timeout_s: for everything that is asked, together; wrap: what
+        makes of the command the one that is started."""
         self.window: int | None = None
         self.opened: tuple[str, ...] = ()
         self._deadline = time.monotonic() + timeout_s
@@ -52,7 +54,7 @@ class ScorerProcess:
         self._stderr = stderr.open("wb")
         try:
             self._process = subprocess.Popen(
-                [python, str(PROGRAM)],
+                list(wrap([python, str(PROGRAM)])),
                 cwd=folder,
                 env={**environment, MARKER: marker},
                 stdin=subprocess.PIPE,
