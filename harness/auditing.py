@@ -32,7 +32,6 @@ from harness.errors import (
     EXIT_INTERRUPTED,
     EXIT_NOT_PROVEN,
     EXIT_RULE_BROKEN,
-    EvidenceError,
 )
 from harness.ledger import Ledger
 from harness.looks import progress
@@ -110,14 +109,7 @@ def _of_bundle(
     """Recorded in a bundle that has no audit; beside one that has."""
     paths = BundlePaths(root)
     bundle = read_bundle(root)
-    if bundle.problems:
-        first = bundle.problems[0]
-        raise EvidenceError(
-            "the bundle was changed since it was written; it is not audited",
-            where=first.where,
-            why=first.what,
-            fix="restore it",
-        )
+    bundle.require_unchanged("audited")
     if bundle.audit is not None:
         terminal.info("the bundle has its audit; this one is made anew and not recorded")
         report = audit_twice(bundle_job(paths, bundle.plan, bundle.track), out, stop)

@@ -110,6 +110,16 @@ class Bundle:
     def closed(self) -> bool:
         return any(isinstance(event, Closed) for event in self.events)
 
+    def require_unchanged(self, refused: str, fix: str = "restore it") -> None:
+        """Raises EvidenceError, naming the first problem, unless every file is what was written."""
+        for problem in self.problems:
+            raise EvidenceError(
+                f"the bundle was changed since it was written; it is not {refused}",
+                where=problem.where,
+                why=problem.what,
+                fix=fix,
+            )
+
 
 def is_bundle(folder: Path) -> bool:
     """Does the folder look like a bundle (it has a plan or a ledger)?"""

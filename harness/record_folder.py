@@ -56,6 +56,8 @@ class RecordArm:
     skipped       those that do not, each with its reason
     total_steps   steps of its runs; None if they differ
     sources       whether they embed one source
+    mixed         its runs have more than two different lengths: logs that lie together, no arm of
+                  one script, and no test of theirs means anything
     """
 
     name: str
@@ -64,6 +66,7 @@ class RecordArm:
     skipped: tuple[SkippedRun, ...]
     total_steps: int | None
     sources: SourceSurvey
+    mixed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,9 +199,11 @@ def _arm(
     forms: SourceForms,
 ) -> RecordArm:
     totals = {run.log.total_steps for run in runs}
+    mixed = len(totals) > 2
     return RecordArm(
         name=name,
-        role=role,
+        role="other" if mixed else role,
+        mixed=mixed,
         runs=tuple(runs),
         skipped=tuple(skipped),
         total_steps=totals.pop() if len(totals) == 1 else None,
@@ -208,10 +213,13 @@ def _arm(
 
 def _arm_warnings(arms: Sequence[RecordArm]) -> Iterator[str]:
     for arm in arms:
-        told = arm.sources.describe() if arm.runs else None
+        told = arm.sources.describe() if arm.runs and not arm.mixed else None
         if told is not None:
             yield f"{arm.name}: {told}"
-        if arm.total_steps is None and arm.runs:
+        if arm.mixed:
+            lengths = len({run.log.total_steps for run in arm.runs})
+            yield f"{arm.name}: runs of {lengths} different lengths, of several scripts: no test"
+        elif arm.total_steps is None and arm.runs:
             totals = sorted({str(run.log.total_steps) for run in arm.runs})
             yield f"{arm.name}: runs of different lengths ({', '.join(totals)} steps)"
         for run in arm.runs:

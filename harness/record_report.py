@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 from harness.canonical import finite
@@ -11,6 +12,7 @@ from harness.record_summary import ArmSummary, FolderSummary
 from harness.terminal import Terminal
 
 ALPHA = 0.01
+SHOWN_SINGLE = 60
 CAVEAT = (
     "nominal p only: nothing in a folder of logs says why its author stopped at this n, nor which "
     "runs are missing"
@@ -42,11 +44,26 @@ def folder_exit_code(summary: FolderSummary) -> int:
 
 def show_folder(summary: FolderSummary, terminal: Terminal) -> None:
     """Tables and warnings, on stderr."""
-    terminal.table(
-        f"target {summary.target_loss_nats:g} nats",
-        ("~arm", "role", ">n", ">steps", ">loss μ", ">σ", ">p", ">time μ s", ">σ s"),
-        [_row(arm) for arm in summary.arms],
-    )
+    arms = [arm for arm in summary.arms if not arm.single]
+    if arms:
+        terminal.table(
+            f"target {summary.target_loss_nats:g} nats",
+            ("~arm", "role", ">n", ">steps", ">loss μ", ">σ", ">p", ">time μ s", ">σ s"),
+            [_row(arm) for arm in arms],
+        )
+    for arm in summary.arms:
+        if arm.single:
+            shown = arm.single[:SHOWN_SINGLE]
+            more = f", the first {len(shown)}" if len(shown) < arm.n else ""
+            terminal.table(
+                f"{arm.name}: {arm.n} runs of several scripts{more}",
+                ("~log", ">steps", ">loss", ">time s"),
+                [
+                    (run.label, str(run.steps), _fixed(run.loss_nats, 6),
+                     "–" if run.time_s is None else _fixed(run.time_s, 3))
+                    for run in shown
+                ],
+            )  # fmt: skip
     if summary.comparisons:
         terminal.table(
             "times, Welch's test, one-sided: is the candidate faster?",
@@ -69,12 +86,17 @@ def show_folder(summary: FolderSummary, terminal: Terminal) -> None:
         terminal.warning(f"warning: {warning}")
     if summary.skipped:
         terminal.warning(f"{len(summary.skipped)} left out:")
-        for run in summary.skipped[:20]:
-            terminal.info(f"  {run.path}: {run.reason}")
-        if len(summary.skipped) > 20:
-            terminal.info(f"  and {len(summary.skipped) - 20} more (--json lists all)")
+        # One file may hold thirty runs, all left out for one reason.
+        counts = Counter((run.path, run.reason) for run in summary.skipped)
+        for (path, reason), count in list(counts.items())[:20]:
+            terminal.info(f"  {path}: {reason}" + (f" ({count} runs)" if count > 1 else ""))
+        if len(counts) > 20:
+            left = sum(list(counts.values())[20:])
+            terminal.info(f"  and {left} more (--json lists all)")
     if not summary.arms:
         terminal.failure("no run in this folder could be counted")
+    elif all(arm.single for arm in summary.arms):
+        terminal.warning("no record: logs of several scripts, with no arm to test or to compare")
     elif proven(summary):
         terminal.success("proven at the nominal level")
     else:
@@ -102,6 +124,7 @@ def folder_document(summary: FolderSummary) -> dict[str, Any]:
                 "p": finite(arm.p),
                 "mean_time_s": finite(arm.mean_time_s),
                 "sd_time_s": finite(arm.sd_time_s),
+                "mixed": bool(arm.single),
                 "losses_nats": [finite(loss) for loss in arm.losses_nats],
                 "times_s": [finite(time_s) for time_s in arm.times_s],
             }

@@ -16,8 +16,19 @@ from harness.record_screen import SkippedRun
 
 if TYPE_CHECKING:
     from harness.record_folder import RecordFolder
+    from harness.record_screen import RecordRun
     from harness.stats.loss import LossTest
     from harness.stats.timing import Welch
+
+
+@dataclass(frozen=True, slots=True)
+class SingleRun:
+    """One run of logs that only lie together. Seconds; None where none is printed."""
+
+    label: str
+    steps: int
+    loss_nats: float
+    time_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +39,7 @@ class ArmSummary:
     mean_loss_nats  the mean as a plain sum from left to right gives it, which decides how a tie
                     prints: eight losses averaging 3.2793125 are 3.279312 in the field's scripts,
                     3.279313 from an exact sum
+    single          the runs one by one, where they are no arm (several lengths); else empty
     """
 
     name: str
@@ -40,6 +52,7 @@ class ArmSummary:
     times_s: tuple[float, ...]
     mean_time_s: float
     sd_time_s: float
+    single: tuple[SingleRun, ...] = ()
 
     @property
     def sd_loss_nats(self) -> float:
@@ -103,6 +116,7 @@ def summarise(folder: RecordFolder, target_loss_nats: float = 3.28) -> FolderSum
                 times_s=times,
                 mean_time_s=mean(times),
                 sd_time_s=sample_sd(times),
+                single=tuple(_single(run) for run in arm.runs) if arm.mixed else (),
             )
         )
     baselines = [arm for arm in arms if arm.role == "baseline"]
@@ -124,3 +138,9 @@ def summarise(folder: RecordFolder, target_loss_nats: float = 3.28) -> FolderSum
         warnings=folder.warnings,
         readme=folder.readme,
     )
+
+
+def _single(run: RecordRun) -> SingleRun:
+    ms = run.result.train_ms
+    time_s = None if ms is None else ms / 1000
+    return SingleRun(run.label, run.result.step, run.result.loss_nats, time_s)

@@ -123,14 +123,7 @@ def rerun(request: RerunRequest, terminal: Terminal) -> tuple[int, Pooled | None
 
 def pool_bundles(first: Bundle, verdict: Verdict, second: Bundle) -> Pooled:
     """Both series together, from their evidence. Raises EvidenceError where the second's fails."""
-    if second.problems:
-        problem = second.problems[0]
-        raise EvidenceError(
-            "the re-run's bundle was changed since it was written",
-            where=problem.where,
-            why=problem.what,
-            fix="restore it, or make a new re-run",
-        )
+    second.require_unchanged("pooled", fix="restore it, or make a new re-run")
     rerun_of = second.plan.rerun
     nodes: tuple[str, ...] = ("the node of one of them is not known",)
     if first.environment is not None and second.environment is not None:

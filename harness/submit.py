@@ -13,7 +13,7 @@ from types import FrameType
 from harness.audit_bundle import AuditInterruptedError, record_audit
 from harness.bundle import Bundle, BundlePaths, is_bundle, read_bundle
 from harness.environment import Environment, describe_machine, read_environment, same_node
-from harness.errors import EXIT_INTERRUPTED, EvidenceError, UnfitError, UsageError
+from harness.errors import EXIT_INTERRUPTED, UnfitError, UsageError
 from harness.ledger import Ledger, Resumed
 from harness.live_board import BoardState, BoardWatcher, LineWatcher
 from harness.looks import progress
@@ -60,14 +60,7 @@ def carry_on(folder: Path, terminal: Terminal, as_json: bool) -> int:
     with locked(paths):
         ledger = Ledger.open(paths.ledger)
         bundle = read_bundle(folder)
-        if bundle.problems:
-            first = bundle.problems[0]
-            raise EvidenceError(
-                "the bundle was changed since it was written; it is not continued",
-                where=first.where,
-                why=first.what,
-                fix="restore it, or start a new series",
-            )
+        bundle.require_unchanged("continued", fix="restore it, or start a new series")
         if not bundle.closed:
             _take_up(bundle, paths, ledger, terminal)
         return carry_out(paths, bundle.plan, bundle.track, ledger, terminal, as_json)

@@ -36,6 +36,19 @@ def _finite(value: Any) -> Any:
     return value
 
 
+def _widths(wanted: Sequence[int], elastic: Sequence[bool], room: int) -> list[int]:
+    """Widths of a table's columns: those that give way share what the others leave, at least
+    eight characters each."""
+    given = list(wanted)
+    left = room - sum(width for width, gives in zip(wanted, elastic, strict=True) if not gives)
+    # The narrowest first, so that what they do not need goes to the others.
+    order = sorted((i for i, gives in enumerate(elastic) if gives), key=lambda i: wanted[i])
+    for n, i in enumerate(order):
+        given[i] = min(wanted[i], max(8, left // (len(order) - n)))
+        left -= given[i]
+    return given
+
+
 class Terminal:
     """Doors to the person in front of it: colours on a terminal, plain text elsewhere."""
 
@@ -98,6 +111,7 @@ class Terminal:
         their width, so that a row stays one line.
         """
         from rich import box
+        from rich.cells import cell_len
         from rich.console import Console
         from rich.table import Table
         from rich.text import Text
@@ -110,24 +124,26 @@ class Terminal:
             pad_edge=False,
         )
         cells = [[visible(cell) for cell in row] for row in rows]
-        elastic = any(name.startswith("~") for name in columns)
+        console = Console() if out else self.console
+        elastic = [name.startswith("~") for name in columns]
+        headings = [visible(name.lstrip(">~")) for name in columns]
+        wanted = [
+            max([cell_len(heading), *(cell_len(row[i]) for row in cells)])
+            for i, heading in enumerate(headings)
+        ]
+        # An edge at both sides, a blank and a border between two columns.
+        given = _widths(wanted, elastic, console.width - 1 - 2 * len(columns))
         for i, name in enumerate(columns):
-            heading = name.lstrip(">~")
-            gives_way = name.startswith("~")
             table.add_column(
-                Text(visible(heading)),
+                Text(headings[i]),
                 justify="right" if name.startswith(">") else "left",
-                no_wrap=elastic,
-                overflow="ellipsis" if gives_way else "fold",
-                min_width=(
-                    max([len(heading), *(len(row[i]) for row in cells)])
-                    if elastic and not gives_way
-                    else None
-                ),
+                no_wrap=any(elastic),
+                overflow="ellipsis" if elastic[i] else "fold",
+                width=given[i] if any(elastic) else None,
             )
         for row in cells:
             table.add_row(*(Text(cell) for cell in row))
-        (Console() if out else self.console).print(table)
+        console.print(table)
 
     def error(self, error: SpeedrunError) -> None:
         """A user's error: what, where, why, how to fix, exit code."""

@@ -57,8 +57,8 @@ STATUS_WORDS: dict[Status, str] = {
 
 COMPARISON = {"training time": "Timing", "steps": "Steps"}
 RERUN = (
-    "Run the same files again in the same order, a series of its own (plan.json also holds the "
-    "design and the number of processes, should they differ from the track's):"
+    "Run both scripts again on a node of your own, from this folder: an independent series, judged "
+    "alone and pooled with this one:"
 )
 MOST_PLACES = 3
 """Findings named beside the decision; the section on rules has all of them."""
@@ -232,20 +232,8 @@ def bundle_name(verdict: Verdict) -> str:
 
 def commands(verdict: Verdict, bundle: str | None) -> tuple[str, str]:
     """(verify, run again) as a shell takes them in the repository's root."""
-    folder = f"results/{bundle or bundle_name(verdict)}"
-    scripts = {
-        arm.arm: shlex.quote(f"{folder}/source/{arm.arm}/{one_line(arm.script)}")
-        for arm in (verdict.candidate, verdict.baseline)
-    }
-    read_seed = "import json, sys; print(json.load(open(sys.argv[1]))['seed'])"
-    rerun = (
-        f'seed=$(python3 -c "{read_seed}" {shlex.quote(folder + "/plan.json")})\n'
-        f"speedrun submit {scripts['candidate']} \\\n"
-        f"  --baseline {scripts['baseline']} \\\n"
-        f"  --track {shlex.quote(folder + '/track.toml')} "
-        f'--seed "$seed"{" --exhibition" if verdict.exhibition else ""}'
-    )
-    return f"speedrun verify {shlex.quote(folder)}", rerun
+    folder = shlex.quote(f"results/{bundle or bundle_name(verdict)}")
+    return f"speedrun verify {folder}", f"speedrun verify {folder} --rerun"
 
 
 def tell(verdict: Verdict, bundle: str | None = None) -> Story:
