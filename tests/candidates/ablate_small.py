@@ -1,0 +1,126 @@
+"""The loss of candidates/small.py with one technique switched off, for each of the fourteen.
+
+    python tests/candidates/ablate_small.py                  all, on every GPU of this machine
+    python tests/candidates/ablate_small.py --gpus 1 --only xsa,yarn --seeds 1,2
+
+Each run is a process of its own on one GPU, as many at a time as there are GPUs; data and caches as
+for small.py (DATA_PATH, TORCHINDUCTOR_CACHE_DIR). A run is the first 300 steps of the program. What
+acts only later (YaRN, the untying) or fades out later (MTP) is compared within the whole schedule
+squeezed into 300 steps, against a run of its own kind with everything on. Prints one line a run,
+then the table; a line that says `failed` is followed by the run's last words.
+"""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Queue
+
+SCRIPT = Path(__file__).parents[2] / "candidates" / "small.py"
+EARLY = (
+    "mudd", "xsa", "bigram", "value_embeds", "paired_heads", "key_offset", "smear", "gates",
+    "normuon", "cautious_decay", "mantissa",
+)  # fmt: skip
+LATE = ("mtp", "yarn", "untie")  # seen in a whole schedule only
+VAL_LOSS = re.compile(r"^step:(\d+)/\d+ val_loss:(\S+) ", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: the technique that is off ("" for none), the kind of schedule, the seed."""
+
+    off: str
+    whole: bool
+    seed: int
+
+    def arguments(self, steps: int) -> list[str]:
+        """Of small.py. Squeezed, ten of the steps are the extension."""
+        length = ["--schedule", str(steps - 10)] if self.whole else ["--steps", str(steps)]
+        off = ["--ablate", self.off] if self.off else []
+        return [*length, *off, "--seed", str(self.seed), "--val-every", "100"]
+
+
+def runs_of(names: Sequence[str], seeds: Sequence[int]) -> list[Run]:
+    """The references of the kinds that occur, then one run for each name, seed by seed."""
+    kinds = sorted({name in LATE for name in names})
+    off = [("", whole) for whole in kinds] + [(name, name in LATE) for name in names]
+    return [Run(name, whole, seed) for seed in seeds for name, whole in off]
+
+
+def execute(run: Run, gpus: "Queue[str]", steps: int, command: Sequence[str]) -> float | None:
+    """Final validation loss in nats, or None; waits for a free GPU."""
+    gpu = gpus.get()
+    try:
+        done = subprocess.run(
+            [*command, *run.arguments(steps)], capture_output=True, text=True,
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": gpu},
+        )  # fmt: skip
+    finally:
+        gpus.put(gpu)
+    found = VAL_LOSS.findall(done.stdout)
+    name = f"{run.off or 'all on'}, {'whole schedule' if run.whole else 'first steps'}"
+    if done.returncode or not found or int(found[-1][0]) != steps:
+        print(f"{name}, seed {run.seed}: failed\n{done.stdout[-500:]}{done.stderr[-1500:]}")
+        return None
+    print(f"{name}, seed {run.seed}: {found[-1][1]}", flush=True)
+    return float(found[-1][1])
+
+
+def table(losses: dict[Run, float], names: Sequence[str], seeds: Sequence[int]) -> Iterator[str]:
+    """Markdown rows: the mean over seeds of loss without the technique minus loss with it."""
+    yield "| technique | compared in | loss without − loss with | runs |"
+    yield "|---|---|---|---|"
+    for name in names:
+        whole = name in LATE
+        pairs = [(losses.get(Run(name, whole, s)), losses.get(Run("", whole, s))) for s in seeds]
+        gains = [off - on for off, on in pairs if off is not None and on is not None]
+        mean = f"{sum(gains) / len(gains):+.4f}" if gains else "not measured"
+        kind = "whole schedule" if whole else "first steps"
+        yield f"| `{name}` | {kind} | {mean} | {len(gains)} |"
+
+
+def gpu_names() -> list[str]:
+    """Every GPU this process may use; one nameless place where there is none."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible:
+        return visible.split(",")
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout
+    except FileNotFoundError:
+        listed = ""
+    return [str(i) for i in range(listed.count("GPU "))] or [""]
+
+
+def main(argv: Sequence[str] | None = None, command: Sequence[str] = ()) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default=",".join(EARLY + LATE), metavar="A,B")
+    parser.add_argument("--seeds", default="1", metavar="1,2", help="one run a seed (default 1)")
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--gpus", type=int, help="use so many of them (default: all)")
+    given = parser.parse_args(argv)
+    names, seeds = given.only.split(","), [int(seed) for seed in given.seeds.split(",")]
+    if unknown := [name for name in names if name not in EARLY + LATE]:
+        parser.error(f"{', '.join(unknown)}: not among {', '.join(EARLY + LATE)}")
+    if given.steps < 16:
+        parser.error("--steps must be at least 16: six of the squeezed schedule, ten after it")
+    gpus: Queue[str] = Queue()
+    for name in gpu_names()[: given.gpus]:
+        gpus.put(name)
+    runs = runs_of(names, seeds)
+    with ThreadPoolExecutor(gpus.qsize()) as pool:
+        results = pool.map(
+            lambda run: execute(run, gpus, given.steps, command or [sys.executable, str(SCRIPT)]),
+            runs,
+        )
+        losses = {run: loss for run, loss in zip(runs, results, strict=True) if loss is not None}
+    print("\n".join(["", *table(losses, names, seeds)]))
+    return 0 if len(losses) == len(runs) else 5
+
+
+if __name__ == "__main__":
+    sys.exit(main())
