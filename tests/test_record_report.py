@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -95,3 +97,68 @@ def test_missing_folder_is_a_usage_error(tmp_path: Path) -> None:
     done = verify(str(tmp_path / "nowhere"))
     assert done.returncode == 2
     assert "fix:" in done.stderr
+
+
+def single_run(total: int, loss: float, ms: float) -> str:
+    return "".join(
+        f"step:{step}/{total} val_loss:{at:.6f} train_time:{ms * step / total:.0f}ms "
+        f"step_avg:{ms / total:.2f}ms\n"
+        for step, at in ((0, 10.8), (total // 2, loss + 1), (total, loss))
+    )
+
+
+def test_logs_of_several_scripts_are_listed_and_not_tested(tmp_path: Path) -> None:
+    """A mean over runs of 1390, 2000 and 1000 steps is a figure of nothing."""
+    for i, (total, loss) in enumerate([(1390, 3.27), (2000, 2.91), (1000, 3.6), (1390, 3.271)]):
+        (tmp_path / f"log{i}.txt").write_text(single_run(total, loss, 9e4 + i))
+    done = verify(str(tmp_path), "--json")
+    assert done.returncode == 1
+    (arm,) = json.loads(done.stdout)["arms"]
+    assert (arm["mixed"], arm["role"], arm["n"]) == (True, "other", 4)
+    assert "4 runs of several scripts" in done.stderr
+    assert "runs of 3 different lengths, of several scripts: no test" in done.stderr
+    assert "no record" in done.stderr
+    assert "Welch" not in done.stderr
+    assert "3.600000" in done.stderr, "each log's own figures stand there"
+
+
+def test_the_same_in_one_arm_beside_a_record(tmp_path: Path) -> None:
+    write_arm(tmp_path / "baseline", [3.278, 3.279, 3.2785], 80_000)
+    write_arm(tmp_path / "this_pr", [3.271, 3.2712, 3.2709], 79_000)
+    (tmp_path / "sweep").mkdir()
+    for total in (100, 200, 400):
+        (tmp_path / "sweep" / f"{total}.txt").write_text(single_run(total, 3.3, 7e4))
+    done = verify(str(tmp_path), "--json")
+    assert done.returncode == 0, done.stderr
+    assert [arm["mixed"] for arm in json.loads(done.stdout)["arms"]] == [False, False, True]
+
+
+def test_one_reason_for_all_runs_of_a_file_is_one_line(tmp_path: Path) -> None:
+    write_arm(tmp_path / "this_pr", [3.271, 3.2712, 3.2709], 79_000)
+    cut = single_run(100, 3.2, 8e4).splitlines(keepends=True)[:-1]
+    runs = [line.replace("10.8", f"10.8{i}") for i in range(5) for line in cut]
+    (tmp_path / "this_pr" / "batch.txt").write_text("".join(runs))
+    done = verify(str(tmp_path))
+    lines = [line for line in done.stderr.splitlines() if "batch.txt" in line]
+    assert len(lines) == 1
+    assert lines[0].endswith("(5 runs)")
+
+
+@pytest.mark.skipif(not FLATTEN.is_dir(), reason="the published logs are not beside the project")
+def test_54_published_logs_in_two_seconds() -> None:
+    """38 of every format and one complete record. The best of several; as processor time where the
+    machine is too busy for any of them."""
+    assert len([path for path in LOGS.rglob("*.txt") if path.parent != LOGS]) == 54
+    wall = processor = 99.0
+    for _ in range(4):
+        begun, before = time.perf_counter(), os.times()
+        done = verify(str(LOGS), "--json")
+        after = os.times()
+        wall = min(wall, time.perf_counter() - begun)
+        processor = min(processor, sum(after[2:4]) - sum(before[2:4]))
+        if wall < 2:
+            break
+    assert min(wall, processor) < 2
+    document = json.loads(done.stdout)
+    assert {arm["name"]: arm["mixed"] for arm in document["arms"]}["archive"] is True
+    assert len(document["comparisons"]) == 2

@@ -128,3 +128,19 @@ def test_no_colours_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str
     assert not terminal.interactive
     terminal.failure("plain")
     assert printed(capsys) == "plain\n"
+
+
+@pytest.mark.parametrize("width", [60, 79, 80, 81, 120])
+def test_columns_that_give_way_leave_the_others_whole(
+    width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    rows = [("a" * 150, "b" * 9, "34640.333", "3.275959"), ("short", "c" * 90, "1.000", "3.28")]
+    Terminal().table("t", ("~log", "~other", ">time s", ">loss"), rows)
+    lines = capsys.readouterr().err.splitlines()
+    assert all(len(line.rstrip()) <= width for line in lines)
+    assert [line.split()[-2:] for line in lines[-3:-1]] == [
+        ["34640.333", "3.275959"], ["1.000", "3.28"]
+    ]  # fmt: skip
+    assert "time s" in lines[2]
+    assert "bbbbbbbbb " in lines[-3]

@@ -116,6 +116,8 @@ def decision(stdout: str) -> str:
         words = f"{kind}{verdict['decision'].replace('_', ' ')}: {verdict['headline']}"
         if document["differences"]:
             return f"the claimed verdict does not follow from the evidence, which gives: {words}"
+        if any(one["standing"] == "bad" for one in document["vouching"]["signatures"]):
+            return f"a signature in it is false; the evidence gives: {words}"
         return words
     except (ValueError, KeyError, TypeError):
         return ""

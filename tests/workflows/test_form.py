@@ -67,7 +67,7 @@ def test_only_the_job_that_pushes_keeps_a_token(name: str) -> None:
         for step in job["steps"]:
             if step.get("uses", "").startswith("actions/checkout"):
                 keeps = step.get("with", {}).get("persist-credentials") is not False
-                assert keeps == (label == "publish")
+                assert keeps == label.startswith("publish")
 
 
 @pytest.mark.parametrize("name", [*WORKFLOWS, "action.yml"])
@@ -113,7 +113,7 @@ def test_pull_requests_are_verified_as_data() -> None:
     assert pr["with"]["sparse-checkout"].split() == ["/results/"]
     assert all(step["with"]["persist-credentials"] is False for step in (base, pr))
     scripts = " ".join(step.get("run", "") for step in job["steps"])
-    assert "install --quiet --disable-pip-version-check ./base" in scripts
+    assert 'install --quiet --disable-pip-version-check "./base[sign]"' in scripts
     assert "./pr" not in scripts
     assert "working-directory" not in json.dumps(job)
 
@@ -124,6 +124,24 @@ def test_only_the_job_without_training_code_may_write() -> None:
     assert jobs["publish"]["permissions"] == {"contents": "write", "issues": "write"}
     assert "retime" not in " ".join(s.get("run", "") for s in jobs["publish"]["steps"]).split()
     assert jobs["retime"]["steps"][0]["with"]["persist-credentials"] is False
+
+
+def test_a_workflows_identity_is_had_by_the_nightly_witness_alone() -> None:
+    """Whoever holds an id-token signs in the project's name: no job of a pull request may."""
+    holders = {
+        (name, label)
+        for name in WORKFLOWS
+        for label, job in load(name)["jobs"].items()
+        if "id-token" in job.get("permissions", {})
+    }
+    assert holders == {(".github/workflows/nightly.yml", "witness")}
+    document = load(".github/workflows/nightly.yml")
+    assert set(document["on"]) == {"schedule", "workflow_dispatch"}
+    witness = document["jobs"]["witness"]
+    assert witness["permissions"] == {"contents": "read", "id-token": "write"}
+    assert witness["if"] == "github.ref_name == github.event.repository.default_branch"
+    jobs = document["jobs"]
+    assert jobs["publish-signatures"]["permissions"] == {"contents": "write"}
 
 
 def test_the_action_verifies_a_bundle(accepted: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness.tracks.track import track_sha256
+from tests.support.keys import NEEDS_SSH_KEYGEN, allowed_line, make_key, write_signature
 from tests.support.tamper import Copy
 from tests.workflows.repositories import ANNOTATION_OF_X, TRACE, Project, add_bundle, rejudge
 from tests.workflows.runner import (
@@ -38,6 +39,39 @@ def test_a_doctored_bundle_is_refused_and_the_file_named(
     assert code == 3
     assert "| 3 | the claimed verdict does not follow from the evidence" in runner.summary
     assert "candidate-01.log" in runner.summary
+
+
+@NEEDS_SSH_KEYGEN
+def test_signers_are_the_base_branchs_and_a_false_signature_is_refused(
+    project: Project, honest: Path, tmp_path: Path
+) -> None:
+    """A pull request that brings its own allowed signers is not vouched for by them."""
+    key, other = make_key(tmp_path, "key"), make_key(tmp_path, "other")
+    (project.origin / "results").mkdir(exist_ok=True)
+    signers = project.origin / "results" / "allowed_signers"
+    signers.write_text(allowed_line("maintainer@example.org", key))
+    git(project.origin, "checkout", "--quiet", "main")
+    git(project.origin, "add", "--all", "--force")
+    git(project.origin, "commit", "--quiet", "-m", "signers")
+    copy = Copy(honest, tmp_path / "signed")
+    write_signature(copy, key, "maintainer@example.org")
+    runner, code, _ = project.verify(add_bundle(copy.root))
+    assert code == 0
+    assert "vouched  maintainer@example.org" in runner.summary.replace("\\", "")
+
+    def forge(repo: Path) -> None:
+        signers.write_text(allowed_line("maintainer@example.org", other))
+        add_bundle(copy.root, "2026-11-21_forged")(repo)
+
+    write_signature(copy, other, "maintainer@example.org")
+    project = Project(project.root / "second", project.trace)
+    shutil.copytree(signers.parents[1], project.origin)
+    git(project.origin, "checkout", "--quiet", "main")
+    signers = project.origin / "results" / "allowed_signers"
+    runner, code, _ = project.verify(forge)
+    assert code == 3
+    assert "a signature in it is false" in runner.summary
+    assert "results/allowed_signers" in runner.summary.replace("\\", ""), "for a person to read"
 
 
 def test_a_bundle_under_rules_of_its_own_is_refused(
