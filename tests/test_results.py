@@ -135,7 +135,7 @@ def test_a_clock_of_zero_leaves_its_pair_out() -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf, 1e200])
 def test_a_diverged_run_leaves_no_finite_mean(value: float) -> None:
     log = make_log(3.27, 76e3)
-    last = replace(log.validations[-1], loss_nats=value)
+    last = log.validations[-1]._replace(loss_nats=value)
     broken = make_run("candidate", 3, log=replace(log, validations=(*log.validations[:-1], last)))
     loss, _ = results([*make_series(make_plan(), LOSSES[:2], FAST[:2], SLOW[:2]), broken])
     assert loss.n == 3

@@ -85,7 +85,7 @@ def test_figures_of_a_run() -> None:
 def test_a_loss_that_is_no_number_is_infinite() -> None:
     log = make_log(3.27, 76e3)
     for text in (math.nan, math.inf, -math.inf):
-        last = replace(log.validations[-1], loss_nats=text, train_ms=None)
+        last = log.validations[-1]._replace(loss_nats=text, train_ms=None)
         run = make_run("candidate", 1, log=replace(log, validations=(*log.validations[:-1], last)))
         assert final_loss(run) == math.inf
         assert math.isnan(final_ms(run))
