@@ -55,7 +55,7 @@ class Config:
     lr_warmup_steps: int = 10
     cooldown: float = 0.5  # the last part of the run, in which the learning rate falls to zero
     # Protocol
-    val_every: int = 120
+    val_every: int = 80
     untimed_steps: int = 3
     seed: int | None = None  # None: from the operating system, so that no two runs are the same
 

@@ -142,7 +142,7 @@ def _tell(checks: tuple[Check, ...], terminal: Terminal) -> None:
 
     text = Text()
     for check in checks:
-        append_check(text, check)
+        append_check(text, check, terminal.columns)
     terminal.console.print(text, soft_wrap=True, end="")
 
 

@@ -77,7 +77,7 @@ def show_verdict(verdict: Verdict, terminal: Terminal) -> None:
     """Decision, checks and advice, as a person reads them."""
     from rich.text import Text
 
-    from harness.terminal import visible
+    from harness.terminal import hanging, visible
 
     text = Text()
     style = "bold green" if verdict.decision == "accepted" else "bold red"
@@ -87,23 +87,24 @@ def show_verdict(verdict: Verdict, terminal: Terminal) -> None:
     text.append(f"\n{kind}{WORDS[verdict.decision]}", style)
     text.append(f"  {visible(verdict.headline)}\n")
     for check in verdict.checks:
-        append_check(text, check)
+        append_check(text, check, terminal.columns)
     for line in verdict.advice.text:
-        text.append(f"  {visible(line)}\n")
+        text.append(f"  {hanging(visible(line), 2, terminal.columns)}\n")
     terminal.console.print(text, soft_wrap=True, end="")
 
 
-def append_check(text: Text, check: Check) -> None:
-    """One check as a person reads it: its evidence, what was found, what to do."""
-    from harness.terminal import visible
+def append_check(text: Text, check: Check, columns: int | None) -> None:
+    """One check as a person reads it: its evidence, what was found, what to do. `columns` is the
+    terminal's width, None where lines are not to be broken."""
+    from harness.terminal import hanging, visible
 
     text.append(f"  {MARKS[check.status]} ", STYLES[check.status])
     text.append(f"{check.id:<13}", "bold")
-    text.append(f"{visible(check.evidence)}\n")
+    text.append(f"{hanging(visible(check.evidence), 17, columns)}\n")
     if check.status in ("fail", "unproven", "warn"):
         for detail in check.details[:6]:
-            text.append(f"      {visible(detail)}\n", "dim")
+            text.append(f"      {hanging(visible(detail), 6, columns)}\n", "dim")
         if len(check.details) > 6:
             text.append(f"      and {len(check.details) - 6} more\n", "dim")
         if check.remedy:
-            text.append(f"      → {visible(check.remedy)}\n", "italic")
+            text.append(f"      → {hanging(visible(check.remedy), 8, columns)}\n", "italic")

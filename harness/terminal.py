@@ -10,6 +10,7 @@ import io
 import json
 import math
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,15 @@ def visible(text: str) -> str:
     return "".join(
         c if c == "\n" or c == "\t" or (c.isprintable()) else repr(c)[1:-1] for c in text
     )
+
+
+def hanging(text: str, indent: int, columns: int | None) -> str:
+    """`text`, which begins at column `indent`, broken between words so that it stays right of it;
+    as it is where `columns` is None (no terminal: a line stays a line) or leaves too little room."""
+    if columns is None or columns - indent < 30:
+        return text
+    lines = textwrap.wrap(text, columns - indent, break_long_words=False, break_on_hyphens=False)
+    return ("\n" + " " * indent).join(lines)
 
 
 def _finite(value: Any) -> Any:
@@ -70,6 +80,11 @@ class Terminal:
     @property
     def interactive(self) -> bool:
         return self.console.is_terminal
+
+    @property
+    def columns(self) -> int | None:
+        """Width of the terminal; None where there is none."""
+        return self.console.width if self.interactive else None
 
     def data(self, text: str) -> None:
         """To stdout, as it is."""

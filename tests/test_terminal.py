@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import UnfitError
-from harness.terminal import Terminal, visible
+from harness.terminal import Terminal, hanging, visible
 
 ROOT = Path(__file__).resolve().parents[1]
 HOSTILE = (
@@ -144,3 +144,17 @@ def test_columns_that_give_way_leave_the_others_whole(
     ]  # fmt: skip
     assert "time s" in lines[2]
     assert "bbbbbbbbb " in lines[-3]
+
+
+def test_long_lines_hang_on_a_terminal_and_stay_whole_elsewhere() -> None:
+    text = "one two three four five six seven eight nine ten eleven twelve"
+    assert hanging(text, 17, None) == text
+    assert hanging(text, 17, 40) == text  # too narrow to be worth it
+    broken = hanging(text, 10, 45)
+    assert broken.split() == text.split()
+    first, *rest = broken.split("\n")
+    assert len(first) <= 35
+    assert rest
+    assert all(line.startswith(" " * 10) and len(line) <= 45 for line in rest)
+    path = "results/" + "x" * 90
+    assert path in hanging(f"see {path}", 10, 60)
