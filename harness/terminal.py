@@ -28,8 +28,10 @@ def visible(text: str) -> str:
 
 
 def hanging(text: str, indent: int, columns: int | None) -> str:
-    """`text`, which begins at column `indent`, broken between words so that it stays right of it;
-    as it is where `columns` is None (no terminal: a line stays a line) or leaves too little room."""
+    """`text`, which begins at column `indent`, broken between words so that it stays right of it.
+
+    As it is where `columns` is None (no terminal: a line stays a line) or leaves too little room.
+    """
     if columns is None or columns - indent < 30:
         return text
     lines = textwrap.wrap(text, columns - indent, break_long_words=False, break_on_hyphens=False)
