@@ -227,6 +227,8 @@ def _check_sigstore(file: str, raw: bytes, signed: bytes) -> Signature:
 
 def show_vouching(vouching: Vouching, terminal: Terminal) -> None:
     """Who vouches, and what nobody can vouch for, in a few lines."""
+    from harness.terminal import hanging
+
     for one in vouching.signatures:
         if one.standing == "known":
             where = vouching.allowed_signers
@@ -247,4 +249,4 @@ def show_vouching(vouching: Vouching, terminal: Terminal) -> None:
     elif not any(one.standing in ("known", "named") for one in vouching.signatures):
         known = " whom the allowed signers know" if vouching.signatures else ""
         terminal.info(f"vouched  by nobody{known} (speedrun sign adds a signature)")
-    terminal.info(f"limits   {LIMITS}")
+    terminal.info(f"limits   {hanging(LIMITS, 9, terminal.columns)}")
