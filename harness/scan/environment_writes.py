@@ -21,7 +21,9 @@ HARMLESS = re.compile(
     r"|_PRINT_AUTOTUNING|_ALWAYS_COMPILE|_INTERPRET|_LOGS?|_TRACE|_VERBOSE)$"
 )
 LOADER_VARIABLE = re.compile(r"^(LD_PRELOAD|LD_AUDIT|PYTHON(PATH|STARTUP|HOME|INSPECT))$")
-ENVIRONMENTS = ("os.environ", "os.environb")
+ENVIRONMENTS = (
+    "os.environ", "os.environb", "os.environ._data", "os.environb._data", "posix.environ"
+)  # fmt: skip
 SPAWNERS = re.compile(
     r"^(subprocess\.(run|call|check_call|check_output|Popen)|os\.(exec|spawn|posix_spawn)\w*)$"
 )

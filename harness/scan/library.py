@@ -56,6 +56,12 @@ def _vars(r: Resolver, given: Arguments, scope: Scope) -> Values:
     return tuple(Ref(f"{path}.__dict__") for path in paths(given.at(0))) or ANYTHING
 
 
+def _type(r: Resolver, given: Arguments, scope: Scope) -> Values:
+    if len(given.positional) != 1:
+        return ANYTHING
+    return tuple(Ref(f"{path}.__class__") for path in paths(given.at(0))) or ANYTHING
+
+
 def _names(r: Resolver, given: Arguments, scope: Scope) -> Values:
     return (Ref("<names>"),)
 
@@ -181,6 +187,7 @@ LIBRARY: dict[str, Callable[[Resolver, Arguments, Scope], Values]] = {
     "importlib.reload": _same,
     "pkgutil.resolve_name": _resolve_name,
     "builtins.vars": _vars,
+    "builtins.type": _type,
     "builtins.globals": _names,
     "builtins.locals": _names,
     "builtins.dict": _dict,

@@ -342,8 +342,8 @@ class Resolver:
             return merge(*(self.ref(name) for name in names)) or ANYTHING
         if base.path == "<names>":
             return merge(*(self.name(name, scope.module) for name in names)) or ANYTHING
-        if base.path.endswith(".__dict__"):
-            owner = base.path.removesuffix(".__dict__")
+        if base.path.endswith((".__dict__", ".config._config")):
+            owner = base.path.removesuffix(".__dict__").removesuffix("._config")
             return merge(*(self.ref(f"{owner}.{name}") for name in names)) or ANYTHING
         if base.path == "builtins":
             return merge(*(self.ref(f"builtins.{name}") for name in names)) or ANYTHING

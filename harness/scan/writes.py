@@ -23,6 +23,7 @@ from harness.scan.values import (
     Unknown,
     Values,
     is_open,
+    merge,
     paths,
     strings,
 )
@@ -90,7 +91,7 @@ def _from_call(resolver: Resolver, path: str, node: ast.Call, scope: Scope) -> I
     if path in SETTERS or last in ("__setattr__", "__delattr__"):
         given = resolver.arguments(node, scope)
         general = path in SETTERS or owner in ("builtins.object", "builtins.type")
-        if general or owner == "types.ModuleType":
+        if general or owner == "types.ModuleType" or owner.endswith(".__class__"):
             yield from _write(given.at(0), given.at(1), given.at(2), node, scope, False)
         else:
             yield from _write((Ref(owner),), given.at(0), given.at(1), node, scope, False)
@@ -103,11 +104,27 @@ def _from_call(resolver: Resolver, path: str, node: ast.Call, scope: Scope) -> I
     elif last == "update" and owner:
         given = resolver.arguments(node, scope)
         yield from _elements((Ref(owner),), given.at(0), node, scope, given)
-    elif path in ("os.putenv", "os.unsetenv"):
+    elif path in ("builtins.map", "itertools.starmap"):
+        yield from _from_map(resolver, path, resolver.arguments(node, scope), node, scope)
+    elif path in ("os.putenv", "os.unsetenv", "posix.putenv", "posix.unsetenv"):
         given = resolver.arguments(node, scope)
         yield from _write((Ref("os.environ"),), given.at(0), given.at(1), node, scope, True)
     elif PATCHES.match(path):
         yield from _from_patch(path, resolver.arguments(node, scope), node, scope)
+
+
+def _from_map(
+    resolver: Resolver, path: str, given: Arguments, node: ast.Call, scope: Scope
+) -> Iterator[Write]:
+    """`map(setattr, objects, names, values)`: everything that may stand in each place."""
+    if not any(p in (*SETTERS, "operator.setitem") for p in paths(given.at(0))):
+        return
+    columns = [resolver.elements(values) for values in given.positional[1:4]]
+    if path == "itertools.starmap":
+        rows = [resolver.exact((row,)) or [] for row in columns[0]] if columns else []
+        columns = [merge(*(row[i] for row in rows if len(row) > i)) or ANYTHING for i in range(3)]
+    columns += [ANYTHING] * (3 - len(columns))
+    yield from _write(columns[0], columns[1], columns[2], node, scope, False)
 
 
 def _from_patch(path: str, given: Arguments, node: ast.Call, scope: Scope) -> Iterator[Write]:
