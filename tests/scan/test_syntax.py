@@ -15,7 +15,7 @@ HOSTILE = {
     "attributes": "a" + ".b" * 20_000,
     "lambdas": "lambda:" * 5000 + "1",
     "lists": "x = " + "[" * 180 + "]" * 180,
-    "elif": "if a: pass\n" + "elif b: pass\n" * 3000,
+    "elif": "if a: pass\n" + "elif b: pass\n" * 40_000,
     "quotes": "'\\" * 500_000,
     "statements": "x = 1\n" * 300_000,
     "NUL": "x = 1\n\0",
