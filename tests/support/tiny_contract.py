@@ -34,12 +34,14 @@ SHORT: dict[str, Any] = {
 }
 
 DRIVER = """
-import importlib.util, json, sys
+import importlib.util, json, os, sys
 spec = importlib.util.spec_from_file_location("tiny_script", sys.argv[1])
 module = importlib.util.module_from_spec(spec)
 sys.modules["tiny_script"] = module
 spec.loader.exec_module(module)
 module.main(module.Config(**json.loads(sys.argv[2])))
+sys.stdout.flush()
+os._exit(0)  # as the script itself ends, and for its reason
 """
 
 
