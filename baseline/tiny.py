@@ -45,7 +45,7 @@ class Config:
     dim: int = 96
     heads: int = 2
     # Optimizer: AdamW on everything (NOTES.md has the sweep behind these values)
-    steps: int = 330
+    steps: int = 345
     lr: float = 0.010
     betas: tuple[float, float] = (0.8, 0.95)
     weight_decay: float = 0.0

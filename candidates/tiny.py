@@ -45,7 +45,7 @@ class Config:
     dim: int = 96
     heads: int = 2
     # Optimizer: Muon on the matrices of the blocks, Adam on the embedding and the head
-    steps: int = 205
+    steps: int = 215
     muon_lr: float = 0.03
     muon_momentum: tuple[float, float] = (0.85, 0.9)  # from, to
     muon_momentum_steps: int = 50
