@@ -24,10 +24,12 @@ from harness.errors import (
 )
 from harness.places import repository
 from harness.recovery import locked
-from harness.submission import Request, open_bundle, prepare
+from harness.source import read_source
+from harness.stats.moments import sample_sd
+from harness.submission import Material, Request, open_bundle, plan_series
 from harness.submit import announce, carry_out
 from harness.terminal import Terminal
-from harness.tracks.track import load_track
+from harness.tracks.track import parse_track, track_text
 from harness.verdict import judge
 
 REASON = "an A/A test: the standing record against itself"
@@ -88,10 +90,9 @@ def measure_noise_floor(request: Request, terminal: Terminal) -> tuple[int, Nois
     Exit code 0: the same script took the same time; 1: 1 lies outside the interval; 5: runs failed.
     Raises UsageError, UnfitError.
     """
-    name = request.track or "tiny"
-    track = load_track(name)
-    root = repository()
-    script = (root or Path.cwd()) / track.baseline
+    text = track_text(request.track or "tiny")
+    track = parse_track(text, "track")
+    script = (repository() or Path.cwd()) / track.baseline
     if not script.is_file():
         raise UsageError(
             "no standing record to run against itself",
@@ -99,25 +100,21 @@ def measure_noise_floor(request: Request, terminal: Terminal) -> tuple[int, Nois
             why=f"the track names {track.baseline}",
             fix="work in a clone of the speedrun repository",
         )
-    prepared = prepare(
-        replace(
-            request,
-            candidate=script,
-            baseline=script,
-            track=name,
-            design="fixed",
-            runs=request.runs or DEFAULT_PAIRS,
+    source = read_source(script)
+    prepared = plan_series(
+        replace(request, design="fixed", runs=request.runs or DEFAULT_PAIRS),
+        Material(
             name=f"{track.name}-aa",
-            exhibition=True,
-        )
+            track_text=text,
+            sources={"candidate": source, "baseline": source},
+            origins={"candidate": track.baseline, "baseline": track.baseline},
+            exhibition=(REASON,),
+        ),
     )
-    reasons = [reason for reason in prepared.plan.exhibition if "declared" not in reason]
-    plan = prepared.plan.model_copy(update={"exhibition": (REASON, *reasons)})
-    prepared = replace(prepared, plan=plan)
     announce(prepared, terminal)
     paths, ledger = open_bundle(prepared)
     with locked(paths):
-        code = carry_out(paths, plan, prepared.track, ledger, terminal, False)
+        code = carry_out(paths, prepared.plan, prepared.track, ledger, terminal, False)
     if code == EXIT_INTERRUPTED:
         return code, None
     floor = noise_floor(paths.root)
@@ -137,8 +134,7 @@ def noise_floor(folder: Path) -> NoiseFloor | None:
         return None
     times = verdict.baseline.time_mean_ms, verdict.baseline.time_sd_ms
     losses = [*verdict.candidate.losses_nats, *verdict.baseline.losses_nats]
-    mean = math.fsum(losses) / len(losses)
-    spread = math.sqrt(math.fsum((x - mean) ** 2 for x in losses) / (len(losses) - 1))
+    spread = sample_sd(losses)
     return NoiseFloor(
         track=verdict.track,
         script=verdict.baseline.script,

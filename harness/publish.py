@@ -66,11 +66,11 @@ def publish(paths: BundlePaths, terminal: Terminal, as_json: bool) -> Verdict:
     return verdict
 
 
-def bundle_digest(verdict: Verdict) -> str:
-    """One hash that fixes plan, ledger (and through it every log) and verdict."""
-    return sha256_text(
-        dumps_line([verdict.plan_sha256, verdict.ledger_sha256, verdict_text(verdict)])
-    )
+def bundle_digest(verdict: Verdict, claimed: str | None = None) -> str:
+    """One hash that fixes plan, ledger (and through it every log) and verdict: the text that the
+    bundle claims, else that of `verdict`."""
+    text = verdict_text(verdict) if claimed is None else claimed
+    return sha256_text(dumps_line([verdict.plan_sha256, verdict.ledger_sha256, text]))
 
 
 def show_verdict(verdict: Verdict, terminal: Terminal) -> None:

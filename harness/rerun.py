@@ -27,7 +27,6 @@ from harness.errors import (
 from harness.plan import ARMS, Rerun, read_plan
 from harness.pooling import Pooled, pool
 from harness.protection import choose_protection, hidden_folders
-from harness.publish import bundle_digest
 from harness.recovery import locked
 from harness.report.write import replace_file
 from harness.request import clean_name
@@ -46,6 +45,7 @@ from harness.terminal import Terminal
 from harness.tracks.track import Track, load_track, track_names
 from harness.verdict import judge
 from harness.verdict_schema import Verdict
+from harness.vouching import claimed_digest
 
 MOST_PROCESSES = 64
 POOLED = "rerun.json"
@@ -172,7 +172,7 @@ def _prepare(
         update={
             "rerun": Rerun(
                 bundle=name,
-                digest=bundle_digest(verdict),
+                digest=claimed_digest(request.bundle, verdict),
                 plan_sha256=verdict.plan_sha256,
                 ledger_sha256=verdict.ledger_sha256,
                 protection="none" if protection.bwrap is None else "bwrap",

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from harness.bundle_files import files_below, safe_path, safe_text
-from harness.canonical import dumps_line, sha256_text
 from harness.errors import EvidenceError, UnfitError, UsageError
-from harness.verdict import verdict_text
+from harness.publish import bundle_digest
 from harness.verdict_schema import Verdict
 
 if TYPE_CHECKING:
@@ -93,10 +92,8 @@ def claimed_digest(root: Path, verdict: Verdict) -> str:
     """The digest as `submit` printed it: over the verdict that the bundle claims, so that it stays
     what it was when a later harness writes the same verdict otherwise; over the recomputed one
     where nothing is claimed."""
-    text = verdict_text(verdict)
-    if os.path.lexists(root / "verdict.json"):
-        text = safe_text(root, "verdict.json")
-    return sha256_text(dumps_line([verdict.plan_sha256, verdict.ledger_sha256, text]))
+    claimed = os.path.lexists(root / "verdict.json")
+    return bundle_digest(verdict, safe_text(root, "verdict.json") if claimed else None)
 
 
 def statement(digest: str) -> bytes:
