@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from harness.canonical import dumps, dumps_line, sha256_text
 from harness.cli.main import main
 from harness.schemas import all_schemas
 from tests.runner.test_sandbox import SECRETS, needs_bwrap
@@ -123,6 +124,16 @@ def test_a_re_run_that_confirms(rerun: Rerun) -> None:
     assert rerun.contest.verdict()["decision"] == "accepted"
     assert rerun.contest.run("verify", str(rerun.second)).returncode == 0
     assert before == {p: p.read_bytes() for p in rerun.first.rglob("*") if p.is_file()}
+
+
+def test_the_digest_it_names_is_the_one_that_was_posted(rerun: Rerun) -> None:
+    """By an earlier version, whose verdict this one writes otherwise."""
+    claimed = json.loads(rerun.copy.text("verdict.json")) | {"harness_version": "0.0.1"}
+    text = dumps(claimed)
+    rerun.copy.write("verdict.json", text)
+    done = rerun(*FEW)
+    posted = [claimed["plan_sha256"], claimed["ledger_sha256"], text]
+    assert rerun.plan()["rerun"]["digest"] == sha256_text(dumps_line(posted)), done.stderr
 
 
 def test_what_was_in_force_is_said_everywhere(rerun: Rerun) -> None:
