@@ -117,14 +117,16 @@ def _from_map(
     resolver: Resolver, path: str, given: Arguments, node: ast.Call, scope: Scope
 ) -> Iterator[Write]:
     """`map(setattr, objects, names, values)`: everything that may stand in each place."""
-    if not any(p in (*SETTERS, "operator.setitem") for p in paths(given.at(0))):
+    mapped = set(paths(given.at(0)))
+    if not mapped & {*SETTERS, "operator.setitem"}:
         return
     columns = [resolver.elements(values) for values in given.positional[1:4]]
     if path == "itertools.starmap":
         rows = [resolver.exact((row,)) or [] for row in columns[0]] if columns else []
         columns = [merge(*(row[i] for row in rows if len(row) > i)) or ANYTHING for i in range(3)]
     columns += [ANYTHING] * (3 - len(columns))
-    yield from _write(columns[0], columns[1], columns[2], node, scope, False)
+    element = "operator.setitem" in mapped
+    yield from _write(columns[0], columns[1], columns[2], node, scope, element)
 
 
 def _from_patch(path: str, given: Arguments, node: ast.Call, scope: Scope) -> Iterator[Write]:
