@@ -612,11 +612,20 @@ def unaligned_batch(buffer: np.ndarray, cfg: Config, device: torch.device) -> Ba
 # ============================================================================================
 # Attention
 # ============================================================================================
+Number = float | int | Tensor  # a tensor of one number, on the CPU
+
+
 class Attention(NamedTuple):
-    """A backend: its name for the log, and the function behind attention_varlen."""
+    """A backend: its name for the log, and the function behind attention_varlen.
+
+    host_tensors: scale and window may be CPU tensors, which the kernel's launch reads. They are
+    then inputs of the compiled graph and no constants in it, so that one graph serves all windows:
+    four graphs a run instead of eight.
+    """
 
     name: str
-    run: Callable[[Tensor, Tensor, Tensor, Tensor, int, float, int], Tensor]
+    run: Callable[[Tensor, Tensor, Tensor, Tensor, int, Number, Number], Tensor]
+    host_tensors: bool = False
 
 
 def dense_attention(
@@ -719,9 +728,11 @@ def _fa3_call(name: str, **given: Any) -> Any:
 
 @torch.library.custom_op("speedrun_small::fa3_forward", mutates_args=())
 def fa3_forward(
-    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, max_seqlen: int, scale: float, window: int
-) -> tuple[Tensor, Tensor]:
-    """FlashAttention-3, variable length, causal, window (left = `window`, right = 0).
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, max_seqlen: int, scale: Tensor,
+    window: Tensor,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """FlashAttention-3, variable length, causal, window (left = `window`, right = 0); `scale` and
+    `window` are one number each, on the CPU.
 
     Returns the output (T, H, C) and the log-sum-exp (H, T) in fp32.
     """
@@ -734,8 +745,8 @@ def fa3_forward(
         cu_seqlens_k=cu_seqlens,
         max_seqlen_q=max_seqlen,
         max_seqlen_k=max_seqlen,
-        softmax_scale=scale,
-        window_size_left=window,
+        softmax_scale=float(scale),
+        window_size_left=int(window),
         window_size_right=0,
     )
     return out, lse
@@ -761,8 +772,8 @@ def fa3_backward(
     dv: Tensor,
     cu_seqlens: Tensor,
     max_seqlen: int,
-    scale: float,
-    window: int,
+    scale: Tensor,
+    window: Tensor,
 ) -> None:
     """Fills dq, dk, dv. Returns nothing: a custom op may not return an alias of an argument."""
     _fa3_call(
@@ -780,8 +791,8 @@ def fa3_backward(
         cu_seqlens_k=cu_seqlens,
         max_seqlen_q=max_seqlen,
         max_seqlen_k=max_seqlen,
-        softmax_scale=scale,
-        window_size_left=window,
+        softmax_scale=float(scale),
+        window_size_left=int(window),
         window_size_right=0,
     )
 
@@ -792,13 +803,12 @@ def _(dout, q, k, v, out, lse, dq, dk, dv, cu_seqlens, max_seqlen, scale, window
 
 
 def _fa3_save(ctx, inputs, output):
-    q, k, v, cu_seqlens, ctx.max_seqlen, ctx.scale, ctx.window = inputs
-    out, lse = output
-    ctx.save_for_backward(q, k, v, out, lse, cu_seqlens)
+    q, k, v, cu_seqlens, ctx.max_seqlen, scale, window = inputs
+    ctx.save_for_backward(q, k, v, *output, cu_seqlens, scale, window)
 
 
 def _fa3_grad(ctx, dout, _):
-    q, k, v, out, lse, cu_seqlens = ctx.saved_tensors
+    q, k, v, out, lse, cu_seqlens, scale, window = ctx.saved_tensors
     dq, dk, dv = (torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in (q, k, v))
     fa3_backward(
         dout.contiguous(),
@@ -812,8 +822,8 @@ def _fa3_grad(ctx, dout, _):
         dv,
         cu_seqlens,
         ctx.max_seqlen,
-        ctx.scale,
-        ctx.window,
+        scale,
+        window,
     )
     return dq, dk, dv, None, None, None, None
 
@@ -822,8 +832,13 @@ fa3_forward.register_autograd(_fa3_grad, setup_context=_fa3_save)
 
 
 def fa3_attention(
-    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, max_seqlen: int, scale: float, window: int
-) -> Tensor:
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, max_seqlen: int, scale: Number,
+    window: Number,
+) -> Tensor:  # fmt: skip
+    if not isinstance(scale, Tensor):
+        scale = torch.tensor(scale, dtype=torch.float64)
+    if not isinstance(window, Tensor):
+        window = torch.tensor(window)
     return fa3_forward(q, k, v, cu_seqlens, max_seqlen, scale, window)[0]
 
 
@@ -867,7 +882,7 @@ def find_attention(device: torch.device) -> Attention:
 
         _fa3_bind("fwd")
         _fa3_bind("bwd")
-        return Attention("FlashAttention-3 (flash_attn_interface)", fa3_attention)
+        return Attention("FlashAttention-3 (flash_attn_interface)", fa3_attention, True)
     except (ImportError, AttributeError, OSError, RuntimeError) as error:
         failures.append(f"flash_attn_interface: {error}")
     for folder in fa3_binaries():
@@ -875,7 +890,8 @@ def find_attention(device: torch.device) -> Attention:
             load_fa3_binary(folder)
             _fa3_bind("fwd")
             _fa3_bind("bwd")
-            return Attention(f"FlashAttention-3 (binary of {folder.parent.name})", fa3_attention)
+            name = f"FlashAttention-3 (binary of {folder.parent.name})"
+            return Attention(name, fa3_attention, True)
         except (AttributeError, OSError, RuntimeError) as error:
             failures.append(f"{folder}: {error}")
     try:
@@ -907,23 +923,31 @@ def find_attention(device: torch.device) -> Attention:
     )
 
 
-_attention = dense_attention
+_attention = Attention("dense attention in fp32", dense_attention)
 
 
 def use_attention(attention: Attention) -> None:
     global _attention
-    _attention = attention.run
+    _attention = attention
+
+
+def host_number(value: float | int) -> Number:
+    """What the attention in use wants in place of a scale or a window."""
+    if not _attention.host_tensors:
+        return value
+    return torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else torch.int64)
 
 
 def attention_varlen(
-    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, max_seqlen: int, scale: float, window: int
-) -> Tensor:
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, max_seqlen: int, scale: Number,
+    window: Number,
+) -> Tensor:  # fmt: skip
     """Causal attention within documents: query t sees keys t - window .. t of its own sequence.
 
     q, k, v (T, heads, C); cu_seqlens int32, non-decreasing, 0 first and T last (repeats are empty
     sequences); max_seqlen bounds the longest. Returns (T, heads, C).
     """
-    return _attention(q, k, v, cu_seqlens, max_seqlen, scale, window)
+    return _attention.run(q, k, v, cu_seqlens, max_seqlen, scale, window)
 
 
 # ============================================================================================
@@ -1314,7 +1338,6 @@ def launch_linear_relu2(
     )  # fmt: skip
 
 
-@torch.library.custom_op("speedrun::relu2_up", mutates_args=())
 def relu2_up(a: Tensor, b: Tensor, dequant: Tensor | None) -> Tensor:
     """relu(a b^T)^2 in bf16: a (T, K), b (N, K), both bf16 or both e4m3 (then the product is
     multiplied by `dequant`, one fp32 number)."""
@@ -1328,18 +1351,11 @@ def relu2_up(a: Tensor, b: Tensor, dequant: Tensor | None) -> Tensor:
     return post
 
 
-@relu2_up.register_fake
-def _(a: Tensor, b: Tensor, dequant: Tensor | None) -> Tensor:
-    dtype = torch.bfloat16 if a.element_size() == 1 else a.dtype
-    return a.new_empty(a.size(0), b.size(0), dtype=dtype)
-
-
 def partial_maxima(x: Tensor) -> int:
     """How many partial maxima `relu2_up_fp8` returns: one a multiprocessor."""
     return programs_at_once(x)
 
 
-@torch.library.custom_op("speedrun::relu2_up_fp8", mutates_args=())
 def relu2_up_fp8(
     a: Tensor, b: Tensor, dequant: Tensor | None, post_scale: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -1362,19 +1378,6 @@ def relu2_up_fp8(
     return post, post8, amax
 
 
-@relu2_up_fp8.register_fake
-def _(
-    a: Tensor, b: Tensor, dequant: Tensor | None, post_scale: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    dtype = torch.bfloat16 if a.element_size() == 1 else a.dtype
-    post = a.new_empty(a.size(0), b.size(0), dtype=dtype)
-    return (
-        post,
-        post.new_empty(post.shape, dtype=E4M3),
-        a.new_empty(partial_maxima(a), dtype=torch.float32),
-    )
-
-
 @torch.library.custom_op("speedrun::relu2_grad", mutates_args=())
 def relu2_grad(grad: Tensor, down: Tensor, post: Tensor) -> Tensor:
     """2 (g D^T) sqrt(post): grad (T, 768), down (3072, 768), post (T, 3072)."""
@@ -1389,39 +1392,57 @@ def relu2_grad(grad: Tensor, down: Tensor, post: Tensor) -> Tensor:
 relu2_grad.register_fake(lambda grad, down, post: torch.empty_like(post))
 
 
-class LinearReLU2(torch.autograd.Function):
-    """Straight through the quantisation: the backward pass uses the bf16 operands everywhere."""
-
-    @staticmethod
-    def forward(ctx, x, up, down, up_fp8, x_fp8, dequant):
-        post = relu2_up(x, up, None) if up_fp8 is None else relu2_up(x_fp8, up_fp8, dequant)
-        ctx.save_for_backward(x, up, down, post)
-        return post @ down
-
-    @staticmethod
-    def backward(ctx, grad):
-        x, up, down, post = ctx.saved_tensors
-        grad_down = post.t() @ grad
-        grad_pre = relu2_grad(grad, down, post)
-        return grad_pre @ up, grad_pre.t() @ x, grad_down, None, None, None
+# The two MLPs are operators with a registered derivative, as every function with a hand-made one is
+# here: a graph with a torch.autograd.Function in it is kept out of AOTAutograd's cache, and every
+# start would trace and partition it anew. Straight through the quantisation: the backward pass uses
+# the bf16 operands everywhere.
 
 
-class LinearReLU2Down8(torch.autograd.Function):
-    """As LinearReLU2, with the down projection in FP8 too; also returns the maxima of post."""
+@torch.library.custom_op("speedrun::relu2_mlp", mutates_args=())
+def relu2_mlp(
+    x: Tensor, up: Tensor, down: Tensor, up_fp8: Tensor | None, x_fp8: Tensor | None,
+    dequant: Tensor | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """(relu(x up^T)^2 @ down, relu(x up^T)^2): x (T, 768), up and down (3072, 768)."""
+    post = relu2_up(x, up, None) if up_fp8 is None else relu2_up(x_fp8, up_fp8, dequant)
+    return post @ down, post
 
-    @staticmethod
-    def forward(ctx, x, up, down, up_fp8, x_fp8, dequant, down_fp8_t, down_scale, post_scale):
-        post, post8, amax = relu2_up_fp8(x_fp8, up_fp8, dequant, post_scale)
-        ctx.save_for_backward(x, up, down, post)
-        ctx.mark_non_differentiable(amax)
-        return fp8_mm(post8, down_fp8_t.t(), post_scale, down_scale, True), amax
 
-    @staticmethod
-    def backward(ctx, grad, _):
-        x, up, down, post = ctx.saved_tensors
-        grad_down = post.t() @ grad
-        grad_pre = relu2_grad(grad, down, post)
-        return grad_pre @ up, grad_pre.t() @ x, grad_down, *([None] * 6)
+@torch.library.custom_op("speedrun::relu2_mlp_fp8", mutates_args=())
+def relu2_mlp_fp8(
+    x: Tensor, up: Tensor, down: Tensor, up_fp8: Tensor, x_fp8: Tensor, dequant: Tensor,
+    down_fp8_t: Tensor, down_scale: Tensor, post_scale: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """`relu2_mlp` with the down projection in FP8 too; and the partial maxima of post."""
+    post, post8, amax = relu2_up_fp8(x_fp8, up_fp8, dequant, post_scale)
+    return fp8_mm(post8, down_fp8_t.t(), post_scale, down_scale, True), post, amax
+
+
+@relu2_mlp.register_fake
+def _(x, up, down, *rest):
+    return torch.empty_like(x), x.new_empty(x.size(0), up.size(0))
+
+
+@relu2_mlp_fp8.register_fake
+def _(x, up, down, *rest):
+    amax = x.new_empty(partial_maxima(x), dtype=torch.float32)
+    return torch.empty_like(x), x.new_empty(x.size(0), up.size(0)), amax
+
+
+def relu2_mlp_save(ctx, inputs, output):
+    ctx.save_for_backward(*inputs[:3], output[1])
+    ctx.others = len(inputs) - 3
+
+
+def relu2_mlp_backward(ctx, grad, *_):
+    x, up, down, post = ctx.saved_tensors
+    grad_down = post.t() @ grad
+    grad_pre = relu2_grad(grad, down, post)
+    return grad_pre @ up, grad_pre.t() @ x, grad_down, *([None] * ctx.others)
+
+
+for _op in (relu2_mlp, relu2_mlp_fp8):
+    _op.register_autograd(relu2_mlp_backward, setup_context=relu2_mlp_save)
 
 
 def linear_relu2(
@@ -1437,7 +1458,7 @@ def linear_relu2(
         return F.relu(x @ up.t()).square() @ down
     flat = x.reshape(-1, x.size(-1))
     x8 = None if x_fp8 is None else x_fp8.reshape(flat.shape)
-    return LinearReLU2.apply(flat, up, down, up_fp8, x8, dequant).view(x.shape)
+    return relu2_mlp(flat, up, down, up_fp8, x8, dequant)[0].view(x.shape)
 
 
 def linear_relu2_fp8_down(
@@ -1449,11 +1470,11 @@ def linear_relu2_fp8_down(
     down_fp8_t (768, 3072) e4m3 and down_scale come from `quantize_down`; post_scale is last step's
     delayed_scale(maxima, 1.80). Values of post above 448 post_scale saturate."""
     flat = x.reshape(-1, x.size(-1))
-    out, amax = LinearReLU2Down8.apply(
+    out, _, amax = relu2_mlp_fp8(
         flat, up, down, up_fp8, x_fp8.reshape(flat.shape), dequant, down_fp8_t, down_scale,
         post_scale,
     )  # fmt: skip
-    return out.view(x.shape), amax
+    return out.view(x.shape), amax.detach()
 
 
 # -------------------------------------------------------------------------------------------------
@@ -1808,59 +1829,64 @@ def _(logits, targets, mtp_weights, prefix, prefix_weight, grad_s, grad_scale, f
 # -------------------------------------------------------------------------------------------------
 
 
-class FusedHeadLoss(torch.autograd.Function):
-    """The gradient is made in the forward pass for an incoming gradient of `grad_scale` on every
-    loss, which is what `(losses.sum() * grad_scale).backward()` sends; it is not looked at."""
+def head_loss_and_gradients(
+    x: Tensor, w: Tensor, targets: Tensor, mtp_weights: Tensor, prefix: Tensor | None,
+    prefix_weight: Tensor | None, x_s: float, w_s: float, grad_s: float, grad_scale: Tensor,
+    fp8: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Losses (T,), and the gradients of losses.sum() * grad_scale for x (T, D) and w (D, V)."""
+    rest = (targets, mtp_weights, prefix, prefix_weight)
+    if not fp8:
+        losses, grad = cross_entropy_op(x @ w, *rest, 1.0, 1.0, False)
+        scale = grad_scale.to(x.dtype)
+        return losses, (grad @ w.t()) * scale, (x.t() @ grad) * scale
+    one = torch.ones_like(grad_scale)
+    x8 = quantize_e4m3(x, x_s)
+    w8, w8_t = quantize_both_layouts(w, w_s)  # scaled_mm wants B column-major
+    logits = fp8_mm_static(x8, w8_t.t(), x_s, w_s, True)
+    losses, grad = cross_entropy_op(logits, *rest, grad_s, 1.0, True)
+    grad_x = fp8_mm(grad, w8.t(), grad_scale * (grad_s * w_s), one, False)
+    # dW = x^T G: both operands along T, so both are transposed; fp32 inside, bf16 out.
+    grad_w = fp8_mm(transposed(x8), transposed(grad).t(), grad_scale * (grad_s * x_s), one, False)
+    return losses, grad_x, grad_w
 
-    @staticmethod
-    def forward(
-        ctx, x, lm_head, targets, mtp_weights, prefix, prefix_weight,
-        x_s, w_s, grad_s, grad_scale, fp8,
-    ):  # fmt: skip
-        if fp8:
-            x8 = quantize_e4m3(x, x_s)
-            w8, w8_t = quantize_both_layouts(lm_head, w_s)  # scaled_mm wants B column-major
-            logits = fp8_mm_static(x8, w8_t.t(), x_s, w_s, True)
-            kept = (x8, w8)
-        else:
-            logits, grad_s, kept = x @ lm_head, 1.0, (x, lm_head)
-        losses, grad = cross_entropy_op(
-            logits, targets, mtp_weights, prefix, prefix_weight, grad_s, grad_scale, fp8
-        )
-        ctx.save_for_backward(*kept, grad)
-        ctx.fp8, ctx.scales = fp8, (x_s, w_s, grad_s)
-        return losses
 
-    @staticmethod
-    def backward(ctx, _):
-        x, w, grad = ctx.saved_tensors
-        if not ctx.fp8:
-            return grad @ w.t(), x.t() @ grad, *([None] * 9)
-        x_s, w_s, grad_s = ctx.scales
-        grad_x = fp8_mm_static(grad, w.t(), grad_s, w_s, False)
-        # dW = x^T G: both operands along T, so both are transposed; fp32 inside, bf16 out.
-        grad_w = fp8_mm_static(transposed(x), transposed(grad).t(), x_s, grad_s, False)
-        return grad_x, grad_w, *([None] * 9)
+@torch.library.custom_op("speedrun::with_gradients", mutates_args=())
+def with_gradients(losses: Tensor, x: Tensor, w: Tensor, grad_x: Tensor, grad_w: Tensor) -> Tensor:
+    """`losses`, as a function of x and w with these gradients. The incoming gradient is not looked
+    at: it must be the grad_scale they were made for, as `(losses.sum() * grad_scale).backward()`
+    sends it."""
+    return losses.clone()
+
+
+with_gradients.register_fake(lambda losses, *_: torch.empty_like(losses))
+with_gradients.register_autograd(
+    lambda ctx, _: (None, *ctx.saved_tensors, None, None),
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs[3:]),
+)
 
 
 def fused_head_loss(
     x: Tensor, lm_head: Tensor, targets: Tensor, mtp_weights: Tensor,
-    x_s: float, w_s: float, grad_s: float, grad_scale: float,
+    x_s: float, w_s: float, grad_s: float, grad_scale: Tensor,
     prefix_targets: Tensor | None = None, prefix_weight: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Per-token losses (T,) fp32 of x (T, 768) bf16 through lm_head (768, V) bf16.
 
     FP8 on compute capability 8.9 and later (e4m3 activations and weights divided by x_s and w_s,
     e5m2 gradient divided by grad_s), bf16 on older GPUs, plain differentiable torch on a CPU. The
-    gradients are those of losses.sum() * grad_scale; see FusedHeadLoss."""
+    gradients are those of losses.sum() * grad_scale, which is one fp32 number on the GPU: so the
+    same graph serves every number of ranks. See with_gradients."""
     if not uses_kernel(x):
         return mtp_cross_entropy_reference(
             (x @ lm_head).float(), targets, mtp_weights, prefix_targets, prefix_weight
         )
-    return FusedHeadLoss.apply(
-        x, lm_head, targets, mtp_weights, prefix_targets, prefix_weight,
-        x_s, w_s, grad_s, grad_scale, has_fp8() or INTERPRET,
-    )  # fmt: skip
+    with torch.no_grad():
+        losses, *gradients = head_loss_and_gradients(
+            x, lm_head, targets, mtp_weights, prefix_targets, prefix_weight,
+            x_s, w_s, grad_s, grad_scale, has_fp8() or INTERPRET,
+        )  # fmt: skip
+    return with_gradients(losses, x, lm_head, *gradients)
 
 
 # END KERNELS
@@ -2085,6 +2111,11 @@ class GPT(nn.Module):
             self.mudd_gate_b2 = parameter(init / MUDD_SCALE)
             self.gate_scale = small(torch.tensor(MUDD_SCALE))
 
+        # what the head's gradient is multiplied by; a tensor, as the fused loss makes it in advance
+        one = torch.ones(1, device=device)
+        self.register_buffer("head_grad_scale", one, persistent=False)
+        self.grad_scale = 1.0
+
         # the token that begins each token, -1 until set_prefixes is called
         if cfg.prefix:
             none = torch.full((V,), -1, dtype=torch.int64, device=device)
@@ -2169,10 +2200,10 @@ class GPT(nn.Module):
         cu_seqlens: Tensor,
         bigram_rows: Tensor,
         mtp_weights: Tensor | None,
-        window_short: int,
-        window_long: int,
+        window_short: Number,
+        window_long: Number,
         max_seqlen: int,
-        softmax_scale: float,
+        softmax_scale: Number,
         prefix_weight: Tensor | None = None,
     ) -> Tensor:
         """Loss of every token, (T,) fp32, not reduced; training when mtp_weights is given.
@@ -2199,15 +2230,16 @@ class GPT(nn.Module):
             mtp_weights,
             100 / FP8_MAX,
             1.6 / FP8_MAX,
-            self.grad_scale * 0.75 / FP8_MAX,
-            self.grad_scale,
+            0.75 / FP8_MAX,
+            self.head_grad_scale,
             prefixes,
             prefix_weight,
         )
 
-    # Upstream factor of the summed loss, 1 / (gradient accumulation steps); set by the trainer
-    # and, with FP8, baked into the head's gradient.
-    grad_scale: float = 1.0
+    def set_grad_scale(self, scale: float) -> None:
+        """Upstream factor of the summed loss, 1 / (gradient accumulation steps)."""
+        self.grad_scale = scale
+        self.head_grad_scale.fill_(scale)
 
     def trunk(
         self,
@@ -2215,10 +2247,10 @@ class GPT(nn.Module):
         cu_seqlens: Tensor,
         bigram_rows: Tensor,
         training: bool,
-        window_short: int,
-        window_long: int,
+        window_short: Number,
+        window_long: Number,
         max_seqlen: int,
-        softmax_scale: float,
+        softmax_scale: Number,
     ) -> tuple[Tensor, Tensor]:
         """Normalised final stream (T, D), and x0."""
         cfg = self.cfg
@@ -3197,8 +3229,8 @@ class Trainer:
         self.warming_up = False
         self.schedule, self.yarn = Schedule(cfg), Yarn(cfg)
         self.model = GPT(cfg, device, world)
-        self.model.grad_scale = 1 / self.accumulation
-        if world > 1:
+        self.model.set_grad_scale(1 / self.accumulation)
+        if world > 1 and dist.is_initialized():
             for t in self.model.state_dict().values():  # parameters and the sign table
                 dist.broadcast(t, 0)
         self.optimizer = Optimizer(
@@ -3228,6 +3260,8 @@ class Trainer:
         self.tokens = stage.batch_tokens // SLOTS
         if self.yarn.widen(self.window_long):
             self.model.set_rotary(self.yarn.frequencies)
+        self.windows = host_number(self.window_short), host_number(self.window_long)
+        self.softmax_scale = host_number(self.yarn.scale)
 
     def reset(self) -> None:
         self.yarn.reset()
@@ -3248,10 +3282,9 @@ class Trainer:
                 batch.cu_seqlens,
                 batch.bigram_rows,
                 self.mtp_weights[step],
-                self.window_short,
-                self.window_long,
+                *self.windows,
                 self.max_seq_len,
-                self.yarn.scale,
+                self.softmax_scale,
                 self.prefix_weights[step],
             )
             self.optimizer.before_backward(step)
@@ -3274,17 +3307,15 @@ class Trainer:
 
     @torch.no_grad()
     def validation_losses(self, batch: Batch, step: int) -> Tensor:
-        short, long = self.validation_windows(step)
         return self.forward(
             batch.tokens,
             batch.targets,
             batch.cu_seqlens,
             batch.bigram_rows,
             None,
-            short,
-            long,
+            *map(host_number, self.validation_windows(step)),
             self.cfg.val_tokens_per_rank,
-            self.yarn.scale,
+            self.softmax_scale,
         )
 
     def validate(self, validation: Validation, step: int) -> float:
@@ -3400,6 +3431,34 @@ def compile_marker(cfg: Config, world: int) -> Path | None:
     return Path(root) / f"speedrun-small-{hashlib.sha256(text).hexdigest()[:16]}.compiled"
 
 
+def mark_compiled(cfg: Config, world: int) -> None:
+    marker = compile_marker(cfg, world)
+    if marker is not None:
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.touch()
+
+
+def compile_for(cfg: Config, world: int) -> None:
+    """Fill the compile caches for a run of `world` ranks, on one GPU and without the others: a node
+    of eight need not wait for its first run's compilation."""
+    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+        raise SetupError("--compile-for: set TORCHINDUCTOR_CACHE_DIR to the folder to be filled")
+    if SLOTS % world or not torch.cuda.is_available():
+        raise SetupError("--compile-for: needs a GPU, and a world size of 1, 2, 4 or 8")
+    device = torch.device("cuda", 0)
+    log = Log(0)
+    cfg, _ = fit_to_device(cfg, device)
+    use_attention(find_attention(device))
+    check_memory(cfg, world, device)
+    trainer = Trainer(cfg, 0, world, device, log)
+    plan = warmup_plan(trainer.schedule, cfg.total_steps)
+    trainer.compile_pass(*plan, TrainLoader(cfg, 0, world, device))
+    trainer.synchronize()
+    mark_compiled(cfg, world)
+    log.phase(f"compilation for {world} rank(s)")
+    log.close()
+
+
 def isolate_device(local_rank: int) -> bool:
     """Let this process see its own GPU only, as cuda:0. Must run before CUDA is touched.
 
@@ -3471,9 +3530,8 @@ def train(
     marker = compile_marker(cfg, world)
     one_compiles = bool(world > 1 and isolated and cfg.compile and marker and not marker.exists())
     trainer.warm_up(last, one_compiles)
-    if marker is not None and rank == 0:
-        marker.parent.mkdir(parents=True, exist_ok=True)
-        marker.touch()
+    if rank == 0:
+        mark_compiled(cfg, world)
     log.phase("compilation and warm-up")
 
     trainer.run(last)
@@ -3556,7 +3614,9 @@ class Scorer:
     ROWS = 1024
 
     def __init__(self, model: GPT, windows: tuple[int, int], softmax_scale: float) -> None:
-        self.model, self.windows, self.scale = model, windows, softmax_scale
+        self.model = model
+        self.windows = tuple(map(host_number, windows))
+        self.scale = host_number(softmax_scale)
         self.block = model.cfg.val_tokens_per_rank
         # Compiled as the validation was: op by op, each intermediate is rounded to bf16.
         self.trunk = maybe_compiled(model.trunk, model.cfg)
@@ -3645,6 +3705,10 @@ def parse(argv: Sequence[str]) -> tuple[Config, dict[str, Any]]:
     parser.add_argument("--schedule", type=int, help="squeeze the schedule into this many steps")
     parser.add_argument("--val-every", type=int, help="validate every so many steps (250)")
     parser.add_argument("--seed", type=int, help="seed of the initial weights (default: none)")
+    parser.add_argument(
+        "--compile-for", type=int, metavar="RANKS",
+        help="train nothing: fill $TORCHINDUCTOR_CACHE_DIR on one GPU for a run of RANKS",
+    )  # fmt: skip
     given = parser.parse_args(argv)
     cfg, notes = record_config(given.record), []
     if given.record != 84:
@@ -3675,13 +3739,22 @@ def parse(argv: Sequence[str]) -> tuple[Config, dict[str, Any]]:
         if given.steps < 1:
             parser.error("--steps must be at least 1")
         notes.append(f"stopping after {given.steps} steps; this is not the record program")
-    return cfg, {"last": given.steps, "notes": notes, "seed": given.seed}
+    return cfg, {
+        "last": given.steps,
+        "notes": notes,
+        "seed": given.seed,
+        "compile_for": given.compile_for,
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     cfg, options = parse(sys.argv[1:] if argv is None else argv)
+    ranks = options.pop("compile_for")
     try:
-        train(cfg, **options)
+        if ranks is None:
+            train(cfg, **options)
+        else:
+            compile_for(cfg, ranks)
     except SetupError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 4

@@ -2,12 +2,15 @@
 
     python tests/candidates/ablate_small.py                  all, on every GPU of this machine
     python tests/candidates/ablate_small.py --gpus 1 --only xsa,yarn --seeds 1,2
+    python tests/candidates/ablate_small.py --records 85,88,89 --per-gpu 3
 
-Each run is a process of its own on one GPU, as many at a time as there are GPUs; data and caches as
-for small.py (DATA_PATH, TORCHINDUCTOR_CACHE_DIR). A run is the first 300 steps of the program. What
-acts only later (YaRN, the untying) or fades out later (MTP) is compared within the whole schedule
-squeezed into 300 steps, against a run of its own kind with everything on. Prints one line a run,
-then the table; a line that says `failed` is followed by the run's last words.
+Each run is a process of its own on one GPU, --per-gpu at a time (one compiles while another trains:
+no run is timed); data and caches as for small.py (DATA_PATH, TORCHINDUCTOR_CACHE_DIR). A run is the
+first 300 steps of the program. What acts only later (YaRN, the untying) or fades out later (MTP) is
+compared within the whole schedule squeezed into 300 steps, against a run of its own kind with
+everything on; and so are the programs of later records, whose lower loss is what they can spend on
+fewer steps. Prints one line a run, then the table; a line that says `failed` is followed by the
+run's last words.
 """
 
 import argparse
@@ -15,7 +18,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,24 +35,39 @@ VAL_LOSS = re.compile(r"^step:(\d+)/\d+ val_loss:(\S+) ", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Run:
-    """One run: the technique that is off ("" for none), the kind of schedule, the seed."""
+    """One run: the technique that is off ("" for none), the kind of schedule, the seed, and whose
+    program it is."""
 
     off: str
     whole: bool
     seed: int
+    record: int = 84
 
     def arguments(self, steps: int) -> list[str]:
         """Of small.py. Squeezed, ten of the steps are the extension."""
         length = ["--schedule", str(steps - 10)] if self.whole else ["--steps", str(steps)]
         off = ["--ablate", self.off] if self.off else []
-        return [*length, *off, "--seed", str(self.seed), "--val-every", "100"]
+        of = ["--record", str(self.record)] if self.record != 84 else []
+        return [*length, *of, *off, "--seed", str(self.seed), "--val-every", "0"]
+
+    def __str__(self) -> str:
+        name = f"record {self.record}" if self.record != 84 else self.off or "all on"
+        kind = "whole schedule" if self.whole else "first steps"
+        return f"{name}, {kind}, seed {self.seed}"
 
 
-def runs_of(names: Sequence[str], seeds: Sequence[int]) -> list[Run]:
-    """The references of the kinds that occur, then one run for each name, seed by seed."""
-    kinds = sorted({name in LATE for name in names})
+def runs_of(names: Sequence[str], seeds: Sequence[int], records: Sequence[int] = ()) -> list[Run]:
+    """The references of the kinds that occur, then names and records, seed by seed."""
+    kinds = sorted({name in LATE for name in names} | ({True} if records else set()))
     off = [("", whole) for whole in kinds] + [(name, name in LATE) for name in names]
-    return [Run(name, whole, seed) for seed in seeds for name, whole in off]
+    return [
+        run
+        for seed in seeds
+        for run in (
+            *(Run(name, whole, seed) for name, whole in off),
+            *(Run("", True, seed, record) for record in records),
+        )
+    ]
 
 
 def execute(run: Run, gpus: "Queue[str]", steps: int, command: Sequence[str]) -> float | None:
@@ -63,25 +81,35 @@ def execute(run: Run, gpus: "Queue[str]", steps: int, command: Sequence[str]) ->
     finally:
         gpus.put(gpu)
     found = VAL_LOSS.findall(done.stdout)
-    name = f"{run.off or 'all on'}, {'whole schedule' if run.whole else 'first steps'}"
     if done.returncode or not found or int(found[-1][0]) != steps:
-        print(f"{name}, seed {run.seed}: failed\n{done.stdout[-500:]}{done.stderr[-1500:]}")
+        print(f"{run}: failed\n{done.stdout[-500:]}{done.stderr[-1500:]}")
         return None
-    print(f"{name}, seed {run.seed}: {found[-1][1]}", flush=True)
+    print(f"{run}: {found[-1][1]}", flush=True)
     return float(found[-1][1])
 
 
-def table(losses: dict[Run, float], names: Sequence[str], seeds: Sequence[int]) -> Iterator[str]:
+def difference(pairs: Iterable[tuple[float | None, float | None]]) -> str:
+    """Mean of (worse - better) over the pairs of which both ran, and how many these are."""
+    found = [worse - better for worse, better in pairs if worse is not None and better is not None]
+    return f"{sum(found) / len(found):+.4f} | {len(found)}" if found else "not measured | 0"
+
+
+def table(
+    losses: dict[Run, float], names: Sequence[str], seeds: Sequence[int],
+    records: Sequence[int] = (),
+) -> Iterator[str]:  # fmt: skip
     """Markdown rows: the mean over seeds of loss without the technique minus loss with it."""
     yield "| technique | compared in | loss without − loss with | runs |"
     yield "|---|---|---|---|"
     for name in names:
         whole = name in LATE
-        pairs = [(losses.get(Run(name, whole, s)), losses.get(Run("", whole, s))) for s in seeds]
-        gains = [off - on for off, on in pairs if off is not None and on is not None]
-        mean = f"{sum(gains) / len(gains):+.4f}" if gains else "not measured"
-        kind = "whole schedule" if whole else "first steps"
-        yield f"| `{name}` | {kind} | {mean} | {len(gains)} |"
+        pairs = ((losses.get(Run(name, whole, s)), losses.get(Run("", whole, s))) for s in seeds)
+        yield f"| `{name}` | {'whole schedule' if whole else 'first steps'} | {difference(pairs)} |"
+    for record in records:
+        pairs = (
+            (losses.get(Run("", True, s)), losses.get(Run("", True, s, record))) for s in seeds
+        )
+        yield f"| record {record} over 84 | whole schedule | {difference(pairs)} |"
 
 
 def gpu_names() -> list[str]:
@@ -102,23 +130,26 @@ def main(argv: Sequence[str] | None = None, command: Sequence[str] = ()) -> int:
     parser.add_argument("--seeds", default="1", metavar="1,2", help="one run a seed (default 1)")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--gpus", type=int, help="use so many of them (default: all)")
+    parser.add_argument("--per-gpu", type=int, default=1, help="runs at a time on each (1)")
+    parser.add_argument("--records", default="", metavar="85,89", help="programs to compare too")
     given = parser.parse_args(argv)
     names, seeds = given.only.split(","), [int(seed) for seed in given.seeds.split(",")]
+    records = [int(record) for record in given.records.split(",") if record]
     if unknown := [name for name in names if name not in EARLY + LATE]:
         parser.error(f"{', '.join(unknown)}: not among {', '.join(EARLY + LATE)}")
     if given.steps < 16:
         parser.error("--steps must be at least 16: six of the squeezed schedule, ten after it")
     gpus: Queue[str] = Queue()
-    for name in gpu_names()[: given.gpus]:
+    for name in gpu_names()[: given.gpus] * given.per_gpu:
         gpus.put(name)
-    runs = runs_of(names, seeds)
+    runs = runs_of(names, seeds, records)
     with ThreadPoolExecutor(gpus.qsize()) as pool:
         results = pool.map(
             lambda run: execute(run, gpus, given.steps, command or [sys.executable, str(SCRIPT)]),
             runs,
         )
         losses = {run: loss for run, loss in zip(runs, results, strict=True) if loss is not None}
-    print("\n".join(["", *table(losses, names, seeds)]))
+    print("\n".join(["", *table(losses, names, seeds, records)]))
     return 0 if len(losses) == len(runs) else 5
 
 

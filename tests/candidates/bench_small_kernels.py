@@ -422,7 +422,9 @@ def head(b: Bench, K: ModuleType) -> None:
     leaves = [t.clone().requires_grad_() for t in (x, w)]
 
     def both(x: Any, w: Any) -> Any:
-        return K.fused_head_loss(x, w, targets, weights, x_s, w_s, grad_s, 1.0)
+        return K.fused_head_loss(
+            x, w, targets, weights, x_s, w_s, grad_s, torch.ones(1, device=b.device)
+        )
 
     b.measure(
         "head + loss, fwd + bwd, eager", lambda: torch.autograd.grad(both(*leaves).sum(), leaves)

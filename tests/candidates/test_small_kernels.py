@@ -311,7 +311,7 @@ def check_head(K: ModuleType) -> None:
     ours = [t.clone().requires_grad_() for t in (x, w)]
     exact = [t.double().requires_grad_() for t in (x, w)]
     with poisoned_memory():
-        losses = K.fused_head_loss(*ours, targets, weights, X_S, W_S, GRAD_S / 8, 1 / 8)
+        losses = K.fused_head_loss(*ours, targets, weights, X_S, W_S, GRAD_S, torch.tensor([1 / 8]))
         (losses.sum() / 8).backward()
     ref = K.mtp_cross_entropy_reference(exact[0] @ exact[1], targets, weights)
     (ref.sum() / 8).backward()
@@ -330,7 +330,7 @@ def check_compiled(K: ModuleType) -> None:
         x8 = (h.float() / scale).clamp(-448, 448).to(torch.float8_e4m3fn)
         h = h + K.linear_relu2(h, up, down, up8, x8, dequant)
         h = h + K.linear_relu2(h, up, down)
-        return K.fused_head_loss(h, w, targets, weights, X_S, W_S, GRAD_S, 1.0)
+        return K.fused_head_loss(h, w, targets, weights, X_S, W_S, GRAD_S, torch.ones(1))
 
     leaves = [randn(8, 64), randn(96, 64, scale=0.1), randn(96, 64, scale=0.1)]
     leaves += [randn(64, 520, scale=0.2)]
@@ -367,17 +367,22 @@ def check_operator_contracts(K: ModuleType) -> None:
     opcheck(K.transpose_add, (a, randn(64, 32)), test_utils=some)
     opcheck(K.transposed, (a,), test_utils=some)
     opcheck(K.quantize_both_layouts, (a, 0.1), test_utils=some)
-    opcheck(K.relu2_up, (a, randn(48, 64), None), test_utils=some)
+    up, down = randn(48, 64), randn(48, 64)
+    opcheck(K.relu2_mlp, (a, up, down, None, None, None), test_utils=some)
     opcheck(K.relu2_grad, (a, randn(48, 64), randn(32, 48).abs()), test_utils=some)
     a8 = K.quantize_e4m3(a, 0.01)
     b8 = K.quantize_e4m3(randn(48, 64), 0.01)
     one = torch.ones(1)
     fakes = ("test_faketensor",)  # the schema test cannot compare FP8 inputs before and after
-    opcheck(K.relu2_up_fp8, (a8, b8, one, one), test_utils=fakes)
+    mlp8 = (a, up, down, b8, a8, one)
+    opcheck(K.relu2_mlp, mlp8, test_utils=fakes)
+    down8_t = K.quantize_e4m3(down, 0.01).t().contiguous()
+    opcheck(K.relu2_mlp_fp8, (*mlp8, down8_t, one, one), test_utils=fakes)
     opcheck(K.fp8_mm, (a8, b8.t(), one, one, True), test_utils=fakes)
     opcheck(K.fp8_mm_static, (a8, b8.t(), 0.1, 0.2, False), test_utils=fakes)
     args = (randn(4, 520), torch.randint(520, (4,)), torch.ones(2), None, None)
     opcheck(K.cross_entropy_op, (*args, 1.0, 1.0, True), test_utils=some)
+    opcheck(K.with_gradients, (torch.ones(32), a, up, a, up), test_utils=some)
 
 
 CHECKS = {name[6:]: f for name, f in list(globals().items()) if name.startswith("check_")}
@@ -495,7 +500,8 @@ def test_head_and_mlp_on_a_cpu_train_like_plain_torch(K: ModuleType) -> None:
 
     def ours(x, up, down, w):
         h = x + K.linear_relu2(x, up, down)
-        return K.fused_head_loss(h, w, targets, weights, X_S, W_S, GRAD_S, 0.25)
+        scale = torch.full((1,), 0.25)
+        return K.fused_head_loss(h, w, targets, weights, X_S, W_S, GRAD_S, scale)
 
     leaves = [t.requires_grad_() for t in (x, up, down, w)]
     compiled = torch.compile(ours, dynamic=False, fullgraph=True, backend="aot_eager")
@@ -688,7 +694,9 @@ def test_gpu_head_gradients(K: ModuleType, device: str, tokens: int) -> None:
     ref.sum().backward()
 
     def head(x, w):
-        return K.fused_head_loss(x, w, targets, weights, X_S, W_S, GRAD_S, 1.0)
+        return K.fused_head_loss(
+            x, w, targets, weights, X_S, W_S, GRAD_S, torch.ones(1, device=device)
+        )
 
     for f in (head, torch.compile(head, dynamic=False, fullgraph=True)):
         ours = [t.clone().requires_grad_() for t in (x, w)]

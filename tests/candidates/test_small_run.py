@@ -272,7 +272,7 @@ def test_world_size_must_divide(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_arguments() -> None:
     cfg, options = small.parse([])
     assert cfg == small.Config()
-    assert options == {"last": None, "notes": [], "seed": None}
+    assert options == {"last": None, "notes": [], "seed": None, "compile_for": None}
     cfg, options = small.parse(["--ablate", "xsa,mudd", "--steps", "300", "--seed", "3"])
     assert cfg == small.replace(small.Config(), xsa=False, mudd=False)
     assert options["last"] == 300

@@ -1,0 +1,198 @@
+"""Where the time of candidates/small.py goes: one micro-batch of each stage, by part, on one GPU.
+
+    python tests/candidates/profile_small.py             the program of #84, as one of 8
+    python tests/candidates/profile_small.py --record 89 --ranks 4 --top 40
+
+A rank of eight does one such micro-batch a step, so what is printed is its step without
+communication. Data as for small.py (DATA_PATH). For each stage: milliseconds by events, what the
+CPU needs to launch it all, what the kernels take and the gaps between them, and the kernels' time
+by part. Then the optimizer with the shards of one rank. Parts come from the kernels' names and, for
+matrix products, from the shapes of their operands.
+"""
+
+import argparse
+import importlib.util
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+SCRIPT = Path(__file__).parents[2] / "candidates" / "small.py"
+PARTS = {
+    "attention": ("flash", "fmha", "fa3"),
+    "head + loss": ("cross_entropy", "transpose", "quantize_layouts"),
+    "MLP": ("linear_relu2",),
+    "tables": ("embedding_dense_backward", "index_put", "indexing_backward"),
+    "copies": ("memcpy", "memset"),
+}
+PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::_scaled_mm")
+
+
+def part_of_product(shapes: Iterable[Sequence[int]], dim: int, mlp: int, vocab: int) -> str:
+    """Part of a matrix product, by the sizes of its operands (first the tokens')."""
+    sizes = {n for shape in shapes for n in shape}
+    if vocab in sizes:
+        return "head + loss"
+    if mlp in sizes:
+        return "MLP"
+    return "attention, projections" if sizes >= {dim} and min(sizes) >= dim else "gates, MUDD"
+
+
+def part_of_kernel(name: str) -> str:
+    """Part of a kernel that is no matrix product of the library."""
+    low = name.lower()
+    for part, words in PARTS.items():
+        if any(word in low for word in words):
+            return part
+    if low.startswith("triton"):
+        return "elementwise"
+    return "other"
+
+
+def gaps(spans: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """(busy, idle) of a timeline of (start, end), overlaps counted once."""
+    busy, idle, reached = 0.0, 0.0, None
+    for start, end in sorted(spans):
+        if reached is not None and start > reached:
+            idle += start - reached
+        busy += max(0.0, end - max(start, reached if reached is not None else start))
+        reached = end if reached is None else max(reached, end)
+    return busy, idle
+
+
+def by_part(events: Iterable[Any], cfg: Any) -> tuple[dict[str, float], dict[str, float]]:
+    """Microseconds by part and by kernel, from a profile's events with shapes."""
+    parts: dict[str, float] = defaultdict(float)
+    kernels: dict[str, float] = defaultdict(float)
+    in_products: dict[str, float] = defaultdict(float)
+    for event in events:
+        if event.name in PRODUCTS and event.kernels:
+            shapes = [s for s in event.input_shapes if len(s) > 1]
+            part = part_of_product(shapes, cfg.model_dim, cfg.mlp_dim, cfg.vocab_size)
+            for kernel in event.kernels:
+                parts[part] += kernel.duration
+                in_products[kernel.name] += kernel.duration
+                kernels[f"{kernel.name[:60]} {shapes}"] += kernel.duration
+        elif event.device_type.name == "CUDA":
+            kernels[event.name] += event.time_range.elapsed_us()
+    for name, spent in list(kernels.items()):
+        rest = spent - in_products.get(name, 0.0)
+        if name in in_products:  # its share in products is listed with the shapes
+            del kernels[name]
+            if rest > 1.0:
+                kernels[name] = rest
+        if " [" not in name and rest > 1.0:
+            parts[part_of_kernel(name)] += rest
+    return parts, kernels
+
+
+def table(title: str, rows: dict[str, float], count: int, most: int) -> None:
+    """Milliseconds a repetition, largest first."""
+    print(title)
+    for name, spent in sorted(rows.items(), key=lambda row: -row[1])[:most]:
+        print(f"    {spent / count / 1000:8.3f} ms  {name[:150]}")
+
+
+def measure(run: Callable[[], None], cfg: Any, title: str, repeats: int, top: int) -> None:
+    """Times `run` by events, then profiles it, and prints both."""
+    import torch
+
+    for _ in range(3):
+        run()
+    torch.cuda.synchronize()
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    began = time.perf_counter()
+    for _ in range(repeats):
+        run()
+    launched_ms = (time.perf_counter() - began) * 1000 / repeats
+    end.record()
+    torch.cuda.synchronize()
+    total_ms = start.elapsed_time(end) / repeats
+
+    kinds = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    count = 3
+    with torch.profiler.profile(activities=kinds, record_shapes=True) as profile:
+        for _ in range(count):
+            run()
+        torch.cuda.synchronize()
+    events = list(profile.events())
+    on_gpu = [e for e in events if e.device_type.name == "CUDA"]
+    busy, idle = gaps([(e.time_range.start, e.time_range.end) for e in on_gpu])
+    print(
+        f"{title}: {total_ms:.2f} ms, launched in {launched_ms:.2f}; profiled: kernels "
+        f"{busy / count / 1e3:.2f}, gaps {idle / count / 1e3:.2f}, {len(on_gpu) // count} launches"
+    )
+    parts, kernels = by_part(events, cfg)
+    table("  by part", parts, count, 20)
+    table("  by kernel", kernels, count, top)
+
+
+def load() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("small_candidate", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["small_candidate"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--ranks", type=int, default=8, help="as one of so many (8)")
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--top", type=int, default=25, help="kernels to list for each stage")
+    known, others = parser.parse_known_args(argv)
+
+    import torch
+
+    if not torch.cuda.is_available():
+        print("error: profiling needs a GPU", file=sys.stderr)
+        return 4
+    small = load()
+    cfg, _ = small.parse(others)
+    device = torch.device("cuda", 0)
+    cfg, lines = small.fit_to_device(cfg, device)
+    attention = small.find_attention(device)
+    small.use_attention(attention)
+    print(*lines, f"attention: {attention.name}", torch.cuda.get_device_name(), sep="\n")
+    began = time.perf_counter()
+    trainer = small.Trainer(cfg, 0, known.ranks, device, small.Log(1))
+    trainer.accumulation = 1
+    trainer.model.set_grad_scale(1.0)
+    trainer.optimizer.sparse = None
+    loader = small.TrainLoader(cfg, 0, known.ranks, device)
+
+    def clear() -> None:
+        trainer.model.zero_grad(set_to_none=True)
+
+    def micro_batch() -> None:
+        trainer.forward_backward(loader, trainer.schedule.starts[stage] + 2)
+        clear()
+
+    for stage in range(3):
+        trainer.set_stage(trainer.schedule.starts[stage])
+        micro_batch()
+        torch.cuda.synchronize()
+        print(f"compiled after {time.perf_counter() - began:.0f} s")
+        measure(micro_batch, cfg, f"stage {stage + 1}", known.repeats, known.top)
+    batch = trainer.fake_validation_batch()
+    last = cfg.total_steps
+    with torch.no_grad():
+        measure(
+            lambda: trainer.validation_losses(batch, last),
+            cfg, f"validation, {cfg.val_tokens_per_rank} tokens", 3, 10,
+        )  # fmt: skip
+    with torch.no_grad():
+        measure(trainer.optimizer.compile_updates, cfg, "all updates", known.repeats, known.top)
+        measure(lambda: trainer.model.quantize_mlp(exact=False), cfg, "quantise", known.repeats, 5)
+    print(f"peak memory allocated: {torch.cuda.max_memory_allocated() >> 20} MiB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
