@@ -1889,6 +1889,538 @@ def fused_head_loss(
     return with_gradients(losses, x, lm_head, *gradients)
 
 
+# -------------------------------------------------------------------------------------------------
+# Composed heads (record #85). For query t and the keys s in [first(t), t], the last 112 tokens of
+# its document:
+#     P_h = softmax of scale <q_h(t), k_h(s)>,  A = sum_h w1_h P_h,  out_h = base_h + w2_h (A v_h).
+# With g = d loss / d out, M_h(t, s) = <g_h(t), v_h(s)> and D = sum_h w2_h M_h:
+#     d w2_h = sum_s A M_h,  d w1_h = sum_s D P_h =: R_h,  d S_h = w1_h P_h (D - R_h),
+#     d q_h = scale dS_h k_h,  d k_h = scale dS_h^T q_h,  d v_h = (w2_h A)^T g_h.
+# D and R_h matter only by their difference, so a centre, D's mean over s, is taken out of both
+# before D is rounded to bf16: with a v of large mean the error of d q and d k is 3e-3, not 6e-3.
+#
+# A program takes a block of 64 tokens, its keys in three tiles of 64: `near`, the block itself, and
+# the two blocks before it, `middle` and `far`: 192 keys for 112 wanted, k and v are read 2.7 times
+# from L2 (blocks of 16 with the one tile of 128 they need: 8 times). Nothing atomic, so a run
+# repeats to the bit. The kernels share no products, because Triton lays a product that feeds
+# another one out over rows alone, and eight warps on 64 rows would do everything twice:
+#     mix        A from q and k, all heads: (T, 192) bf16; in training also the LSE (H, T) fp32
+#     out        base + w2 (A v)
+#     mix_grad   D from g and v, all heads, as A; d w2; D's centre (T,)
+#     dq         d q, R (H, T) and d w1 from q, k and D
+#     dk, dv     by blocks of keys, against the queries of the block and of the two after it
+# Each (T, 768) tensor named in a line is read or written once: 15 of 75.5 MB at T = 49152, with A
+# and D 1.26 GB, 0.29 ms at 4.3 TB/s. 48 products a block, 116 GFLOP, 0.23 ms at 500 TFLOP/s.
+# -------------------------------------------------------------------------------------------------
+
+COMPOSE_BLOCK = 64  # tokens a program; windows up to 129 tokens
+
+if triton is not None:
+
+    @triton.jit
+    def head_rows(ptr, rows, stride, mask, C: tl.constexpr):
+        """Tile (rows, C) of one head; rows outside `mask` are 0."""
+        c = tl.arange(0, C)
+        return tl.load(ptr + rows[:, None] * stride + c[None, :], mask=mask[:, None], other=0.0)
+
+    @triton.jit
+    def first_seen(first_ptr, start, near, inside):
+        """First key each query of a block sees, counted from the block's first token."""
+        return tl.load(first_ptr + start + near, mask=inside, other=0) - start.to(tl.int32)
+
+    @triton.jit
+    def key_tile(
+        ptr, near, stride, lowest, BACK: tl.constexpr, BLOCK: tl.constexpr, C: tl.constexpr
+    ):
+        """The keys or values of the tile BACK blocks before this one; not those nobody sees. The
+        pointer moves, not the rows: the tiles share their offsets' registers."""
+        return head_rows(
+            ptr - BACK * BLOCK * stride, near, stride, near >= lowest + BACK * BLOCK, C
+        )
+
+    @triton.jit
+    def seen_tile(first, near, BACK: tl.constexpr, BLOCK: tl.constexpr):
+        """(queries, keys) of the tile BACK blocks before: whether the query sees the key."""
+        seen = near[None, :] >= (first + BACK * BLOCK)[:, None]
+        if BACK == 0:
+            seen = seen & (near[None, :] <= near[:, None])
+        return seen
+
+    @triton.jit
+    def seen_scores(q, k, factor, first, near, BACK: tl.constexpr, BLOCK: tl.constexpr):
+        """factor q k^T, -inf where query t does not see the key."""
+        return tl.where(seen_tile(first, near, BACK, BLOCK), tl.dot(q, k.T) * factor, float("-inf"))
+
+    @triton.jit
+    def band_rows(ptr, start, near, BACK: tl.constexpr, BLOCK: tl.constexpr):
+        """Pointers to one tile of A or D (T, 3 BLOCK): row t begins 2 BLOCK before t's block."""
+        tile = ptr + start * (3 * BLOCK) + (2 - BACK) * BLOCK
+        return tile + near[:, None] * (3 * BLOCK) + near[None, :]
+
+    @triton.jit
+    def compose_mix_kernel(
+        q_ptr, k_ptr, w1_ptr, first_ptr, mix_ptr, lse_ptr,
+        T, q_t, q_h, k_t, k_h, w1_t, w1_h, scale,
+        H: tl.constexpr, C: tl.constexpr, BLOCK: tl.constexpr,
+        KEEP: tl.constexpr, STAGES: tl.constexpr,
+    ):  # fmt: skip
+        """A = `mix` (T, 3 BLOCK) of one block of queries; with KEEP also the LSE."""
+        start = tl.program_id(0).to(tl.int64) * BLOCK
+        left = (T - start).to(tl.int32)  # tokens from this block to the end
+        near = tl.arange(0, BLOCK)
+        inside = near < left
+        lowest = tl.load(first_ptr + start) - start.to(tl.int32)
+        q_ptr += start * q_t
+        k_ptr += start * k_t
+        w1_ptr += start * w1_t
+        factor = scale * 1.4426950408889634
+        a_far = tl.zeros((BLOCK, BLOCK), dtype=tl.float32)
+        a_middle = tl.zeros((BLOCK, BLOCK), dtype=tl.float32)
+        a_near = tl.zeros((BLOCK, BLOCK), dtype=tl.float32)
+        for h in tl.range(0, H, num_stages=STAGES):
+            q = head_rows(q_ptr + h * q_h, near, q_t, inside, C)
+            k_far = key_tile(k_ptr + h * k_h, near, k_t, lowest, 2, BLOCK, C)
+            k_middle = key_tile(k_ptr + h * k_h, near, k_t, lowest, 1, BLOCK, C)
+            k_near = head_rows(k_ptr + h * k_h, near, k_t, inside, C)
+            first = first_seen(first_ptr, start, near, inside)
+            s_far = seen_scores(q, k_far, factor, first, near, 2, BLOCK)
+            s_middle = seen_scores(q, k_middle, factor, first, near, 1, BLOCK)
+            s_near = seen_scores(q, k_near, factor, first, near, 0, BLOCK)
+            top = tl.max(tl.maximum(tl.maximum(s_far, s_middle), s_near), 1)
+            s_far = tl.exp2(s_far - top[:, None])
+            s_middle = tl.exp2(s_middle - top[:, None])
+            s_near = tl.exp2(s_near - top[:, None])
+            total = tl.sum(s_far + s_middle + s_near, 1)
+            w1 = tl.load(w1_ptr + near * w1_t + h * w1_h, mask=inside, other=0.0).to(tl.float32)
+            weight = w1 / total
+            a_far += weight[:, None] * s_far
+            a_middle += weight[:, None] * s_middle
+            a_near += weight[:, None] * s_near
+            if KEEP:
+                tl.store(lse_ptr + h * T + start + near, top + tl.log2(total), mask=inside)
+        kept = mix_ptr.dtype.element_ty
+        rows = inside[:, None]
+        tl.store(band_rows(mix_ptr, start, near, 2, BLOCK), a_far.to(kept), mask=rows)
+        tl.store(band_rows(mix_ptr, start, near, 1, BLOCK), a_middle.to(kept), mask=rows)
+        tl.store(band_rows(mix_ptr, start, near, 0, BLOCK), a_near.to(kept), mask=rows)
+
+    @triton.jit
+    def compose_out_kernel(
+        base_ptr, v_ptr, w2_ptr, first_ptr, mix_ptr, out_ptr,
+        T, base_t, base_h, v_t, v_h, w2_t, w2_h,
+        H: tl.constexpr, C: tl.constexpr, BLOCK: tl.constexpr,
+        HEADS: tl.constexpr, STAGES: tl.constexpr,
+    ):  # fmt: skip
+        """base + w2 (A v) of one block of queries and HEADS heads."""
+        start = tl.program_id(1).to(tl.int64) * BLOCK
+        left = (T - start).to(tl.int32)
+        near = tl.arange(0, BLOCK)
+        c = tl.arange(0, C)
+        inside = near < left
+        rows = inside[:, None]
+        lowest = tl.load(first_ptr + start) - start.to(tl.int32)
+        base_ptr += start * base_t
+        v_ptr += start * v_t
+        w2_ptr += start * w2_t
+        a_far = tl.load(band_rows(mix_ptr, start, near, 2, BLOCK), mask=rows, other=0.0)
+        a_middle = tl.load(band_rows(mix_ptr, start, near, 1, BLOCK), mask=rows, other=0.0)
+        a_near = tl.load(band_rows(mix_ptr, start, near, 0, BLOCK), mask=rows, other=0.0)
+        for i in tl.range(0, HEADS, num_stages=STAGES):
+            h = tl.program_id(0) * HEADS + i
+            v_far = key_tile(v_ptr + h * v_h, near, v_t, lowest, 2, BLOCK, C)
+            v_middle = key_tile(v_ptr + h * v_h, near, v_t, lowest, 1, BLOCK, C)
+            v_near = head_rows(v_ptr + h * v_h, near, v_t, inside, C)
+            mixed = tl.dot(a_far, v_far)
+            mixed = tl.dot(a_middle, v_middle, mixed)
+            mixed = tl.dot(a_near, v_near, mixed)
+            base = head_rows(base_ptr + h * base_h, near, base_t, inside, C).to(tl.float32)
+            w2 = tl.load(w2_ptr + near * w2_t + h * w2_h, mask=inside, other=0.0).to(tl.float32)
+            where = (start + near)[:, None] * (H * C) + h * C + c[None, :]
+            out = (base + w2[:, None] * mixed).to(out_ptr.dtype.element_ty)
+            tl.store(out_ptr + where, out, mask=rows)
+
+    @triton.jit
+    def compose_mix_grad_kernel(
+        grad_ptr, v_ptr, w2_ptr, first_ptr, mix_ptr, dmix_ptr, centre_ptr, dw2_ptr,
+        T, grad_t, grad_h, v_t, v_h, w2_t, w2_h,
+        H: tl.constexpr, C: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
+    ):  # fmt: skip
+        """D = `dmix` (T, 3 BLOCK) of one block of queries less its `centre` (T,); d w2."""
+        start = tl.program_id(0).to(tl.int64) * BLOCK
+        left = (T - start).to(tl.int32)
+        near = tl.arange(0, BLOCK)
+        inside = near < left
+        rows = inside[:, None]
+        lowest = tl.load(first_ptr + start) - start.to(tl.int32)
+        grad_ptr += start * grad_t
+        v_ptr += start * v_t
+        w2_ptr += start * w2_t
+        a_far = tl.load(band_rows(mix_ptr, start, near, 2, BLOCK), mask=rows, other=0.0)
+        a_middle = tl.load(band_rows(mix_ptr, start, near, 1, BLOCK), mask=rows, other=0.0)
+        a_near = tl.load(band_rows(mix_ptr, start, near, 0, BLOCK), mask=rows, other=0.0)
+        d_far = tl.zeros((BLOCK, BLOCK), dtype=tl.float32)
+        d_middle = tl.zeros((BLOCK, BLOCK), dtype=tl.float32)
+        d_near = tl.zeros((BLOCK, BLOCK), dtype=tl.float32)
+        for h in tl.range(0, H, num_stages=STAGES):
+            grad = head_rows(grad_ptr + h * grad_h, near, grad_t, inside, C)
+            v_far = key_tile(v_ptr + h * v_h, near, v_t, lowest, 2, BLOCK, C)
+            v_middle = key_tile(v_ptr + h * v_h, near, v_t, lowest, 1, BLOCK, C)
+            v_near = head_rows(v_ptr + h * v_h, near, v_t, inside, C)
+            w2 = tl.load(w2_ptr + near * w2_t + h * w2_h, mask=inside, other=0.0).to(tl.float32)
+            m = tl.dot(grad, v_far.T)
+            dw2 = a_far.to(tl.float32) * m
+            d_far += w2[:, None] * m
+            m = tl.dot(grad, v_middle.T)
+            dw2 += a_middle.to(tl.float32) * m
+            d_middle += w2[:, None] * m
+            m = tl.dot(grad, v_near.T)
+            dw2 += a_near.to(tl.float32) * m
+            d_near += w2[:, None] * m
+            tl.store(dw2_ptr + (start + near) * H + h, tl.sum(dw2, 1), mask=inside)
+        first = first_seen(first_ptr, start, near, inside)
+        far_seen = seen_tile(first, near, 2, BLOCK)
+        middle_seen = seen_tile(first, near, 1, BLOCK)
+        near_seen = seen_tile(first, near, 0, BLOCK)
+        d_far = tl.where(far_seen, d_far, 0.0)
+        d_middle = tl.where(middle_seen, d_middle, 0.0)
+        d_near = tl.where(near_seen, d_near, 0.0)
+        centre = tl.sum(d_far + d_middle + d_near, 1) / (near - first + 1).to(tl.float32)
+        tl.store(centre_ptr + start + near, centre, mask=inside)
+        kept = dmix_ptr.dtype.element_ty
+        d_far = tl.where(far_seen, d_far - centre[:, None], 0.0).to(kept)
+        d_middle = tl.where(middle_seen, d_middle - centre[:, None], 0.0).to(kept)
+        d_near = tl.where(near_seen, d_near - centre[:, None], 0.0).to(kept)
+        tl.store(band_rows(dmix_ptr, start, near, 2, BLOCK), d_far, mask=rows)
+        tl.store(band_rows(dmix_ptr, start, near, 1, BLOCK), d_middle, mask=rows)
+        tl.store(band_rows(dmix_ptr, start, near, 0, BLOCK), d_near, mask=rows)
+
+    @triton.jit
+    def compose_dq_kernel(
+        q_ptr, k_ptr, w1_ptr, first_ptr, lse_ptr, dmix_ptr, centre_ptr,
+        dq_ptr, dw1_ptr, centred_ptr,
+        T, q_t, q_h, k_t, k_h, w1_t, w1_h, scale,
+        H: tl.constexpr, C: tl.constexpr, BLOCK: tl.constexpr,
+        HEADS: tl.constexpr, STAGES: tl.constexpr,
+    ):  # fmt: skip
+        """d q and d w1 of one block of queries and HEADS heads; R = `centred` (H, T), less D's
+        centre as D is."""
+        start = tl.program_id(1).to(tl.int64) * BLOCK
+        left = (T - start).to(tl.int32)
+        near = tl.arange(0, BLOCK)
+        c = tl.arange(0, C)
+        inside = near < left
+        rows = inside[:, None]
+        lowest = tl.load(first_ptr + start) - start.to(tl.int32)
+        q_ptr += start * q_t
+        k_ptr += start * k_t
+        w1_ptr += start * w1_t
+        factor = scale * 1.4426950408889634
+        for i in tl.range(0, HEADS, num_stages=STAGES):
+            h = tl.program_id(0) * HEADS + i
+            q = head_rows(q_ptr + h * q_h, near, q_t, inside, C)
+            k_far = key_tile(k_ptr + h * k_h, near, k_t, lowest, 2, BLOCK, C)
+            k_middle = key_tile(k_ptr + h * k_h, near, k_t, lowest, 1, BLOCK, C)
+            k_near = head_rows(k_ptr + h * k_h, near, k_t, inside, C)
+            w1 = tl.load(w1_ptr + near * w1_t + h * w1_h, mask=inside, other=0.0).to(tl.float32)
+            lse = tl.load(lse_ptr + h * T + start + near, mask=inside, other=0.0)[:, None]
+            first = first_seen(first_ptr, start, near, inside)
+            # exp2 after the mask: a key out of sight may have a score far above the LSE.
+            p_far = tl.exp2(seen_scores(q, k_far, factor, first, near, 2, BLOCK) - lse)
+            p_middle = tl.exp2(seen_scores(q, k_middle, factor, first, near, 1, BLOCK) - lse)
+            p_near = tl.exp2(seen_scores(q, k_near, factor, first, near, 0, BLOCK) - lse)
+            d_far = band_rows(dmix_ptr, start, near, 2, BLOCK)
+            d_middle = band_rows(dmix_ptr, start, near, 1, BLOCK)
+            d_near = band_rows(dmix_ptr, start, near, 0, BLOCK)
+            r = p_far * tl.load(d_far, mask=rows, other=0.0).to(tl.float32)
+            r += p_middle * tl.load(d_middle, mask=rows, other=0.0).to(tl.float32)
+            r += p_near * tl.load(d_near, mask=rows, other=0.0).to(tl.float32)
+            r = tl.sum(r, 1)
+            tl.store(centred_ptr + h * T + start + near, r, mask=inside)
+            centre = tl.load(centre_ptr + start + near, mask=inside, other=0.0)
+            tl.store(dw1_ptr + (start + near) * H + h, r + centre, mask=inside)
+            # D is loaded again rather than kept in 48 registers.
+            p_far *= tl.load(d_far, mask=rows, other=0.0).to(tl.float32) - r[:, None]
+            dq = tl.dot(p_far.to(k_far.dtype), k_far)
+            p_middle *= tl.load(d_middle, mask=rows, other=0.0).to(tl.float32) - r[:, None]
+            dq = tl.dot(p_middle.to(k_far.dtype), k_middle, dq)
+            p_near *= tl.load(d_near, mask=rows, other=0.0).to(tl.float32) - r[:, None]
+            dq = tl.dot(p_near.to(k_near.dtype), k_near, dq) * (w1 * scale)[:, None]
+            where = (start + near)[:, None] * (H * C) + h * C + c[None, :]
+            tl.store(dq_ptr + where, dq.to(dq_ptr.dtype.element_ty), mask=rows)
+
+    @triton.jit
+    def compose_dv_tile(
+        acc, grad_ptr, grad_t, w2_ptr, w2_t, mix_ptr, start, near, reach,
+        BACK: tl.constexpr, BLOCK: tl.constexpr, C: tl.constexpr,
+    ):  # fmt: skip
+        """acc + (w2 A)^T g over one tile of queries, the keys being BACK blocks before them."""
+        inside = near < reach - BACK * BLOCK
+        mix = band_rows(mix_ptr, start + BACK * BLOCK, near, BACK, BLOCK)
+        a = tl.load(mix, mask=inside[:, None], other=0.0).to(tl.float32)
+        w2 = tl.load(w2_ptr + (near + BACK * BLOCK) * w2_t, mask=inside, other=0.0).to(tl.float32)
+        grad = head_rows(grad_ptr + BACK * BLOCK * grad_t, near, grad_t, inside, C)
+        return tl.dot((a * w2[:, None]).to(grad.dtype).T, grad, acc)
+
+    @triton.jit
+    def compose_dv_kernel(
+        grad_ptr, w2_ptr, mix_ptr, dv_ptr, T, window, grad_t, grad_h, w2_t, w2_h,
+        H: tl.constexpr, C: tl.constexpr, BLOCK: tl.constexpr,
+        HEADS: tl.constexpr, STAGES: tl.constexpr,
+    ):  # fmt: skip
+        """d v of one block of keys and HEADS heads."""
+        start = tl.program_id(1).to(tl.int64) * BLOCK
+        near = tl.arange(0, BLOCK)
+        c = tl.arange(0, C)
+        left = (T - start).to(tl.int32)
+        reach = tl.minimum(left, BLOCK + window - 1)  # queries that may see a key of the block
+        grad_ptr += start * grad_t
+        w2_ptr += start * w2_t
+        for i in tl.range(0, HEADS, num_stages=STAGES):
+            h = tl.program_id(0) * HEADS + i
+            grad, w2 = grad_ptr + h * grad_h, w2_ptr + h * w2_h
+            dv = tl.zeros((BLOCK, C), dtype=tl.float32)
+            for back in tl.static_range(3):
+                dv = compose_dv_tile(
+                    dv, grad, grad_t, w2, w2_t, mix_ptr, start, near, reach, back, BLOCK, C
+                )
+            where = (start + near)[:, None] * (H * C) + h * C + c[None, :]
+            tl.store(dv_ptr + where, dv.to(dv_ptr.dtype.element_ty), mask=(near < left)[:, None])
+
+    @triton.jit
+    def compose_dk_tile(
+        acc, k, q_ptr, q_t, w1_ptr, w1_t, first_ptr, lse_ptr, centred_ptr, dmix_ptr,
+        start, near, reach, factor, BACK: tl.constexpr, BLOCK: tl.constexpr, C: tl.constexpr,
+    ):  # fmt: skip
+        """acc + dS^T q over one tile of queries, the keys being BACK blocks before them; P is
+        computed again from the LSE."""
+        inside = near < reach - BACK * BLOCK
+        begin = start + BACK * BLOCK
+        q = head_rows(q_ptr + BACK * BLOCK * q_t, near, q_t, inside, C)
+        first = first_seen(first_ptr, begin, near, inside)
+        lse = tl.load(lse_ptr + begin + near, mask=inside, other=0.0)
+        r = tl.load(centred_ptr + begin + near, mask=inside, other=0.0)
+        w1 = tl.load(w1_ptr + (near + BACK * BLOCK) * w1_t, mask=inside, other=0.0).to(tl.float32)
+        d = band_rows(dmix_ptr, begin, near, BACK, BLOCK)
+        d = tl.load(d, mask=inside[:, None], other=0.0).to(tl.float32)
+        p = tl.exp2(seen_scores(q, k, factor, first, near, BACK, BLOCK) - lse[:, None])
+        ds = p * (w1[:, None] * (d - r[:, None]))
+        return tl.dot(ds.to(q.dtype).T, q, acc)
+
+    @triton.jit
+    def compose_dk_kernel(
+        q_ptr, k_ptr, w1_ptr, first_ptr, lse_ptr, dmix_ptr, centred_ptr, dk_ptr,
+        T, window, q_t, q_h, k_t, k_h, w1_t, w1_h, scale,
+        H: tl.constexpr, C: tl.constexpr, BLOCK: tl.constexpr,
+        HEADS: tl.constexpr, STAGES: tl.constexpr,
+    ):  # fmt: skip
+        """d k of one block of keys and HEADS heads."""
+        start = tl.program_id(1).to(tl.int64) * BLOCK
+        near = tl.arange(0, BLOCK)
+        c = tl.arange(0, C)
+        left = (T - start).to(tl.int32)
+        reach = tl.minimum(left, BLOCK + window - 1)
+        q_ptr += start * q_t
+        k_ptr += start * k_t
+        w1_ptr += start * w1_t
+        factor = scale * 1.4426950408889634
+        for i in tl.range(0, HEADS, num_stages=STAGES):
+            h = tl.program_id(0) * HEADS + i
+            q, w1 = q_ptr + h * q_h, w1_ptr + h * w1_h
+            lse, centred = lse_ptr + h * T, centred_ptr + h * T
+            k = head_rows(k_ptr + h * k_h, near, k_t, near < left, C)
+            dk = tl.zeros((BLOCK, C), dtype=tl.float32)
+            for back in tl.static_range(3):
+                dk = compose_dk_tile(
+                    dk, k, q, q_t, w1, w1_t, first_ptr, lse, centred, dmix_ptr,
+                    start, near, reach, factor, back, BLOCK, C,
+                )  # fmt: skip
+            where = (start + near)[:, None] * (H * C) + h * C + c[None, :]
+            dk = (dk * scale).to(dk_ptr.dtype.element_ty)
+            tl.store(dk_ptr + where, dk, mask=(near < left)[:, None])
+
+
+# Heads a program, warps, stages of the loop over heads, registers a thread at most (None: 255).
+# None of these spills on sm_90; of 4 warps, three programs of up to 168 registers share a
+# multiprocessor; dq keeps three tiles of P, takes 229 and runs two.
+COMPOSE_LAUNCH = {
+    "mix": (6, 16, 2, None), "out": (1, 4, 1, None), "mix_grad": (6, 16, 2, None),
+    "dq": (1, 4, 1, None), "dk": (1, 4, 1, 168), "dv": (1, 4, 1, 168),
+}  # fmt: skip
+
+
+def launch_compose(name: str, kernel: Any, q: Tensor, *args: Any, **more: Any) -> None:
+    """Start the kernel that COMPOSE_LAUNCH calls `name` on the tokens and heads of q (T, H, C)."""
+    tokens, heads, width = q.shape
+    together, warps, stages, registers = COMPOSE_LAUNCH[name]
+    blocks = triton.cdiv(tokens, COMPOSE_BLOCK)
+    if name in ("mix", "mix_grad"):
+        grid = (blocks,)
+    else:
+        together = math.gcd(together, heads)
+        grid, more = (heads // together, blocks), {"HEADS": together, **more}
+    if registers is not None:
+        more["maxnreg"] = registers
+    kernel[grid](
+        *args, H=heads, C=width, BLOCK=COMPOSE_BLOCK, STAGES=stages, num_warps=warps, **more
+    )
+
+
+def row_major(x: Tensor) -> Tensor:
+    """x with its last axis contiguous; the others may be strided (views of a projection)."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+@torch.library.custom_op("speedrun::compose_forward", mutates_args=())
+def compose_forward(
+    base: Tensor, q: Tensor, k: Tensor, v: Tensor, w1: Tensor, w2: Tensor, first: Tensor,
+    scale: Tensor, window: int, keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """(out (T, H, C), A (T, 192) bf16, base-2 LSE (H, T) fp32); the last two are empty without
+    `keep`. base, q, k, v (T, H, C) bf16, of any strides; w1, w2 (T, H), w1 after its norm; first
+    (T,) int32: the first key each query sees, less than `window` tokens before it; scale: one
+    number on the CPU."""
+    base, q, k, v = (row_major(t) for t in (base, q, k, v))
+    tokens, heads, _ = q.shape
+    out = torch.empty(q.shape, dtype=base.dtype, device=q.device)
+    mix = torch.empty(tokens, 3 * COMPOSE_BLOCK, dtype=q.dtype, device=q.device)
+    lse = torch.empty(heads, tokens if keep else 0, dtype=torch.float32, device=q.device)
+    launch_compose(
+        "mix", compose_mix_kernel, q, q, k, w1, first, mix, lse,
+        tokens, *q.stride()[:2], *k.stride()[:2], *w1.stride(), float(scale), KEEP=keep,
+    )  # fmt: skip
+    launch_compose(
+        "out", compose_out_kernel, q, base, v, w2, first, mix, out,
+        tokens, *base.stride()[:2], *v.stride()[:2], *w2.stride(),
+    )  # fmt: skip
+    if not keep:
+        mix = torch.empty(0, 3 * COMPOSE_BLOCK, dtype=q.dtype, device=q.device)
+    return out, mix, lse
+
+
+@compose_forward.register_fake
+def _(base, q, k, v, w1, w2, first, scale, window, keep):
+    tokens, heads, _ = q.shape
+    rows = tokens if keep else 0
+    return (
+        base.new_empty(q.shape),
+        q.new_empty(rows, 3 * COMPOSE_BLOCK),
+        q.new_empty(heads, rows, dtype=torch.float32),
+    )
+
+
+@torch.library.custom_op("speedrun::compose_backward", mutates_args=())
+def compose_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, w1: Tensor, w2: Tensor, first: Tensor,
+    mix: Tensor, lse: Tensor, scale: Tensor, window: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of q, k, v (T, H, C) in their dtype and of w1, w2 (T, H) in fp32."""
+    factor = float(scale)
+    grad, q, k, v = (row_major(t) for t in (grad, q, k, v))
+    tokens = q.size(0)
+    dq, dk, dv = (torch.empty(q.shape, dtype=q.dtype, device=q.device) for _ in range(3))
+    dw1, dw2 = (torch.empty(w1.shape, dtype=torch.float32, device=q.device) for _ in range(2))
+    dmix, centred = torch.empty_like(mix), torch.empty_like(lse)
+    centre = torch.empty(tokens, dtype=torch.float32, device=q.device)
+    launch_compose(
+        "mix_grad", compose_mix_grad_kernel, q, grad, v, w2, first, mix, dmix, centre, dw2,
+        tokens, *grad.stride()[:2], *v.stride()[:2], *w2.stride(),
+    )  # fmt: skip
+    launch_compose(
+        "dq", compose_dq_kernel, q, q, k, w1, first, lse, dmix, centre, dq, dw1, centred,
+        tokens, *q.stride()[:2], *k.stride()[:2], *w1.stride(), factor,
+    )  # fmt: skip
+    launch_compose(
+        "dk", compose_dk_kernel, q, q, k, w1, first, lse, dmix, centred, dk,
+        tokens, window, *q.stride()[:2], *k.stride()[:2], *w1.stride(), factor,
+    )  # fmt: skip
+    launch_compose(
+        "dv", compose_dv_kernel, q, grad, w2, mix, dv,
+        tokens, window, *grad.stride()[:2], *w2.stride(),
+    )  # fmt: skip
+    return dq, dk, dv, dw1, dw2
+
+
+@compose_backward.register_fake
+def _(grad, q, k, v, w1, w2, first, mix, lse, scale, window):
+    small = q.new_empty(w1.shape, dtype=torch.float32)
+    return (*(q.new_empty(q.shape) for _ in range(3)), small, torch.empty_like(small))
+
+
+def compose_save(ctx, inputs, output):
+    _, *tensors, scale, ctx.window, _ = inputs
+    ctx.save_for_backward(*tensors, *output[1:], scale)
+
+
+def compose_grad(ctx, grad, *_):
+    q, k, v, w1, w2, first, mix, lse, scale = ctx.saved_tensors
+    dq, dk, dv, dw1, dw2 = compose_backward(
+        grad, q, k, v, w1, w2, first, mix, lse, scale, ctx.window
+    )
+    return grad, dq, dk, dv, dw1.to(w1.dtype), dw2.to(w2.dtype), None, None, None, None
+
+
+compose_forward.register_autograd(compose_grad, setup_context=compose_save)
+
+
+def first_keys(cu_seqlens: Tensor, total: int, window: int) -> Tensor:
+    """(T,) int32: the first of the last `window` tokens of each token's document. cu_seqlens
+    (n + 1,) int32 begins with 0; entries equal to T at its end are padding."""
+    position = torch.arange(total, device=cu_seqlens.device, dtype=torch.int32)
+    document = torch.searchsorted(cu_seqlens, position, right=True, out_int32=True) - 1
+    return torch.maximum(cu_seqlens[document], position - (window - 1)).to(torch.int32)
+
+
+def compose_heads_reference(
+    base: Tensor, q: Tensor, k: Tensor, v: Tensor, w1: Tensor, w2: Tensor, first: Tensor,
+    scale: Number,
+) -> Tensor:  # fmt: skip
+    """`compose_heads` in the precision of its inputs (softmax in fp32), w1 after its norm: queries
+    in blocks of 128, each against its own and the preceding block of keys."""
+    total, block = q.size(0), 2 * COMPOSE_BLOCK
+    padding = -total % block
+
+    def blocks(t: Tensor) -> Tensor:
+        if padding:
+            t = F.pad(t, (0, 0, 0, 0, 0, padding))
+        return t.unflatten(0, (-1, block))
+
+    def with_previous(t: Tensor) -> Tensor:
+        t = blocks(t)
+        return torch.cat((F.pad(t[:-1], (0, 0, 0, 0, 0, 0, 1, 0)), t), dim=1)
+
+    position = torch.arange(total + padding, device=q.device, dtype=torch.int32).view(-1, block, 1)
+    key = position[:, :1] + torch.arange(-block, block, device=q.device, dtype=torch.int32)
+    seen = (key >= F.pad(first, (0, padding)).view(-1, block, 1)) & (key <= position)
+    scores = torch.einsum("bqhc,bkhc->bhqk", blocks(q), with_previous(k)).float() * scale
+    P = scores.masked_fill(~seen[:, None], float("-inf")).softmax(-1)
+    mix = blocks(w1[..., None])[..., 0].transpose(1, 2)[..., None]  # (blocks, H, block, 1)
+    A = (mix * P).sum(1).to(v.dtype)
+    mixed = torch.einsum("bqk,bkhc->bqhc", A, with_previous(v)).flatten(0, 1)[:total]
+    return base + w2[..., None] * mixed
+
+
+def compose_heads(
+    base: Tensor, q: Tensor, k: Tensor, v: Tensor, w1: Tensor, w2: Tensor, cu_seqlens: Tensor,
+    scale: Number, window: int,
+) -> Tensor:  # fmt: skip
+    """Dynamically composed attention (#85): a rank-one mix of attention weights across heads.
+
+    base, q, k, v (T, H, C); w1, w2 (T, H). P_h(t, .) is head h's softmax over the last `window`
+    tokens (at most 129) of t's document, A = sum_h rms(w1)_h P_h, and head h gets
+    base_h + w2_h sum_s A v_h(s)."""
+    if window > 2 * COMPOSE_BLOCK + 1:
+        raise ValueError(f"composed heads look back at most {2 * COMPOSE_BLOCK + 1}, not {window}")
+    w1 = F.rms_norm(w1.float(), (w1.size(-1),), eps=1e-6).to(q.dtype)
+    first = first_keys(cu_seqlens, q.size(0), window)
+    width = q.size(-1)
+    if not uses_kernel(q) or q.dtype != torch.bfloat16 or width not in (16, 32, 64, 128):
+        return compose_heads_reference(base, q, k, v, w1, w2, first, scale)
+    if not isinstance(scale, Tensor):
+        scale = torch.tensor(scale, dtype=torch.float64)
+    keep = torch.is_grad_enabled()
+    return compose_forward(base, q, k, v, w1, w2, first, scale, window, keep)[0]
+
+
 # END KERNELS
 
 
@@ -1945,54 +2477,6 @@ def add_bigram(x: Tensor, coefficient: Tensor, bigram: Tensor) -> Tensor:
     if width == x.size(-1):
         return x + coefficient * bigram
     return torch.cat((x[:, :width] + coefficient * bigram, x[:, width:]), dim=-1)
-
-
-def compose_heads(
-    base: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    w1: Tensor,
-    w2: Tensor,
-    cu_seqlens: Tensor,
-    scale: float,
-    window: int,
-) -> Tensor:
-    """Dynamically composed attention (#85): a rank-one mix of attention weights across heads.
-
-    base, q, k, v (T, H, C); w1, w2 (T, H). P_h(t, .) is head h's softmax over the last `window`
-    tokens of t's document, A = sum_h rms(w1)_h P_h, and head h gets base_h + w2_h sum_s A v_h(s).
-    Queries in blocks of `block`, each against its own and the preceding block of keys.
-    """
-    total, heads, _ = q.shape
-    block = 128
-    assert window <= block
-    w1 = F.rms_norm(w1.float(), (heads,), eps=1e-6).to(q.dtype)
-    padding = -total % block
-
-    def blocks(t: Tensor) -> Tensor:
-        if padding:
-            t = F.pad(t, (0, 0, 0, 0, 0, padding))
-        return t.unflatten(0, (-1, block))
-
-    def with_previous(t: Tensor) -> Tensor:
-        t = blocks(t)
-        return torch.cat((F.pad(t[:-1], (0, 0, 0, 0, 0, 0, 1, 0)), t), dim=1)
-
-    position = torch.arange(total + padding, device=q.device, dtype=torch.int32)
-    document = torch.searchsorted(cu_seqlens, position, right=True).view(-1, block)
-    key_document = torch.cat((F.pad(document[:-1], (0, 0, 1, 0), value=-1), document), 1)
-    here, there = torch.arange(block, device=q.device), torch.arange(2 * block, device=q.device)
-    distance = here[:, None] + block - there
-    seen = (distance >= 0) & (distance < window)
-    seen = seen & (document[:, :, None] == key_document[:, None, :])  # (blocks, block, 2 block)
-
-    scores = torch.einsum("bqhc,bkhc->bhqk", blocks(q), with_previous(k)).float() * scale
-    P = scores.masked_fill(~seen[:, None], float("-inf")).softmax(-1)
-    mix = blocks(w1[..., None])[..., 0].transpose(1, 2)[..., None]  # (blocks, H, block, 1)
-    A = (mix * P).sum(1).to(v.dtype)
-    mixed = torch.einsum("bqk,bkhc->bqhc", A, with_previous(v)).flatten(0, 1)[:total]
-    return base + w2[..., None] * mixed
 
 
 def uniform(shape: tuple[int, ...], std: float, device: torch.device) -> Tensor:

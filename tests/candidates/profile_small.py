@@ -63,21 +63,38 @@ def gaps(spans: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return busy, idle
 
 
-def by_part(events: Iterable[Any], cfg: Any) -> tuple[dict[str, float], dict[str, float]]:
-    """Microseconds by part and by kernel, from a profile's events with shapes."""
+ANNOTATIONS = ("## ", "Torch-Compiled Region", "CompiledFunction")
+
+
+def on_gpu(events: Iterable[Any]) -> list[Any]:
+    """What ran on the GPU, without the spans that profiler and compiler lay over it."""
+    return [
+        event
+        for event in events
+        if event.device_type.name == "CUDA"
+        and not getattr(event, "is_user_annotation", False)
+        and not event.name.startswith(ANNOTATIONS)
+    ]
+
+
+def by_part(
+    events: Sequence[Any], sizes: tuple[int, int, int]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Microseconds by part and by kernel, from a profile's events with shapes; sizes: channels, the
+    MLP's hidden ones, vocabulary."""
     parts: dict[str, float] = defaultdict(float)
     kernels: dict[str, float] = defaultdict(float)
     in_products: dict[str, float] = defaultdict(float)
     for event in events:
         if event.name in PRODUCTS and event.kernels:
             shapes = [s for s in event.input_shapes if len(s) > 1]
-            part = part_of_product(shapes, cfg.model_dim, cfg.mlp_dim, cfg.vocab_size)
+            part = part_of_product(shapes, *sizes)
             for kernel in event.kernels:
                 parts[part] += kernel.duration
                 in_products[kernel.name] += kernel.duration
                 kernels[f"{kernel.name[:60]} {shapes}"] += kernel.duration
-        elif event.device_type.name == "CUDA":
-            kernels[event.name] += event.time_range.elapsed_us()
+    for event in on_gpu(events):
+        kernels[event.name] += event.time_range.elapsed_us()
     for name, spent in list(kernels.items()):
         rest = spent - in_products.get(name, 0.0)
         if name in in_products:  # its share in products is listed with the shapes
@@ -96,7 +113,9 @@ def table(title: str, rows: dict[str, float], count: int, most: int) -> None:
         print(f"    {spent / count / 1000:8.3f} ms  {name[:150]}")
 
 
-def measure(run: Callable[[], None], cfg: Any, title: str, repeats: int, top: int) -> None:
+def measure(
+    run: Callable[[], None], sizes: tuple[int, int, int], title: str, repeats: int, top: int
+) -> None:
     """Times `run` by events, then profiles it, and prints both."""
     import torch
 
@@ -115,18 +134,18 @@ def measure(run: Callable[[], None], cfg: Any, title: str, repeats: int, top: in
 
     kinds = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     count = 3
-    with torch.profiler.profile(activities=kinds, record_shapes=True) as profile:
+    with torch.profiler.profile(activities=kinds, record_shapes=True, acc_events=True) as profile:
         for _ in range(count):
             run()
         torch.cuda.synchronize()
     events = list(profile.events())
-    on_gpu = [e for e in events if e.device_type.name == "CUDA"]
-    busy, idle = gaps([(e.time_range.start, e.time_range.end) for e in on_gpu])
+    launches = on_gpu(events)
+    busy, idle = gaps([(e.time_range.start, e.time_range.end) for e in launches])
     print(
-        f"{title}: {total_ms:.2f} ms, launched in {launched_ms:.2f}; profiled: kernels "
-        f"{busy / count / 1e3:.2f}, gaps {idle / count / 1e3:.2f}, {len(on_gpu) // count} launches"
+        f"{title}: {total_ms:.2f} ms, launched in {launched_ms:.2f}; profiled: {len(launches) // count}"
+        f" launches, kernels {busy / count / 1e3:.2f}, gaps {idle / count / 1e3:.2f}"
     )
-    parts, kernels = by_part(events, cfg)
+    parts, kernels = by_part(events, sizes)
     table("  by part", parts, count, 20)
     table("  by kernel", kernels, count, top)
 
@@ -160,6 +179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     attention = small.find_attention(device)
     small.use_attention(attention)
     print(*lines, f"attention: {attention.name}", torch.cuda.get_device_name(), sep="\n")
+    sizes = (cfg.model_dim, cfg.mlp_dim, cfg.vocab_size)
     began = time.perf_counter()
     trainer = small.Trainer(cfg, 0, known.ranks, device, small.Log(1))
     trainer.accumulation = 1
@@ -179,17 +199,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         micro_batch()
         torch.cuda.synchronize()
         print(f"compiled after {time.perf_counter() - began:.0f} s")
-        measure(micro_batch, cfg, f"stage {stage + 1}", known.repeats, known.top)
+        measure(micro_batch, sizes, f"stage {stage + 1}", known.repeats, known.top)
     batch = trainer.fake_validation_batch()
     last = cfg.total_steps
     with torch.no_grad():
         measure(
             lambda: trainer.validation_losses(batch, last),
-            cfg, f"validation, {cfg.val_tokens_per_rank} tokens", 3, 10,
+            sizes, f"validation, {cfg.val_tokens_per_rank} tokens", 3, 10,
         )  # fmt: skip
     with torch.no_grad():
-        measure(trainer.optimizer.compile_updates, cfg, "all updates", known.repeats, known.top)
-        measure(lambda: trainer.model.quantize_mlp(exact=False), cfg, "quantise", known.repeats, 5)
+        measure(trainer.optimizer.compile_updates, sizes, "all updates", known.repeats, known.top)
+        measure(
+            lambda: trainer.model.quantize_mlp(exact=False), sizes, "quantise", known.repeats, 5
+        )
     print(f"peak memory allocated: {torch.cuda.max_memory_allocated() >> 20} MiB")
     return 0
 
