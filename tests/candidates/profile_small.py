@@ -142,8 +142,8 @@ def measure(
     launches = on_gpu(events)
     busy, idle = gaps([(e.time_range.start, e.time_range.end) for e in launches])
     print(
-        f"{title}: {total_ms:.2f} ms, launched in {launched_ms:.2f}; profiled: {len(launches) // count}"
-        f" launches, kernels {busy / count / 1e3:.2f}, gaps {idle / count / 1e3:.2f}"
+        f"{title}: {total_ms:.2f} ms, launched in {launched_ms:.2f}; {len(launches) // count}"
+        f" launches; profiled: kernels {busy / count / 1e3:.2f}, gaps {idle / count / 1e3:.2f}"
     )
     parts, kernels = by_part(events, sizes)
     table("  by part", parts, count, 20)
