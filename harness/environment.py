@@ -74,7 +74,7 @@ class Interpreter(Record):
     torch_git: str | None
     fa3: AttentionSource = Field(description="where FlashAttention-3 would come from")
     fa3_sha256: str | None = Field(description="hash of its file, where there is one")
-    cudart12: bool = Field(description="libcudart.so.12 is installed as a package")
+    cudart12: bool = Field(description="libcudart.so.12 is there for the FA3 binary")
     hub_kernel_cached: bool
     python_h: bool = Field(description="C headers are there; Triton compiles against them")
 

@@ -179,6 +179,20 @@ def test_commit_and_dirty_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert state.dirty is True
 
 
+def test_the_probe_finds_cuda_12s_runtime_beside_the_binary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder that packs FlashAttention-3 for a machine without a network holds both; doctor
+    said FlexAttention where the scripts ran FlashAttention-3."""
+    monkeypatch.setenv("SPEEDRUN_FA3_PATH", str(tmp_path))
+    (tmp_path / "_C.so").touch()
+    assert probe_interpreter(sys.executable, require=())["cudart12"] is None
+    (tmp_path / "libcudart.so.12.8.90").touch()
+    answer = probe_interpreter(sys.executable, require=())
+    assert answer["fa3_path"] == str(tmp_path / "_C.so")
+    assert answer["cudart12"] == str(tmp_path / "libcudart.so.12.8.90")
+
+
 def test_probe_of_this_interpreter_imports_nothing_it_asks_about() -> None:
     started = time.monotonic()
     answer = probe_interpreter(sys.executable, require=("pytest",))

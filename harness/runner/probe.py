@@ -26,7 +26,7 @@ _ANSWER_LIMIT = 4 << 20
 
 # Runs under any Python 3; must not import anything that is being asked about.
 _QUESTION = r"""
-import glob, importlib.util, json, os, platform, re, sys, sysconfig
+import ctypes, glob, importlib.util, json, os, platform, re, sys, sysconfig
 def spec(name):
     try:
         return importlib.util.find_spec(name)
@@ -42,6 +42,19 @@ def source(name):
     return found.origin if found and found.has_location else None
 def binary(folder):
     return first(sorted(glob.glob(os.path.join(folder, "_C*.so")))) if folder else None
+def loaded(name):
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        return None
+    return name
+fa3_path = binary(os.environ.get("SPEEDRUN_FA3_PATH") or None)
+xformers_fa3 = next(filter(None, (
+    binary(os.path.join(d, "flash_attn_3")) for d in folders("xformers"))), None)
+# Where the scripts look for it: beside the binary, in the package, where the loader looks.
+cudart12 = [p for b in (fa3_path, xformers_fa3) if b
+            for p in sorted(glob.glob(os.path.join(os.path.dirname(b), "libcudart.so.12*")))]
+cudart12 += [os.path.join(d, "cuda_runtime", "lib", "libcudart.so.12") for d in folders("nvidia")]
 packages = {}
 try:
     from importlib import metadata
@@ -72,11 +85,9 @@ print(sys.argv[1] + json.dumps({
     "packages": packages,
     "torch": torch,
     "flash_attn_interface": source("flash_attn_interface"),
-    "fa3_path": binary(os.environ.get("SPEEDRUN_FA3_PATH") or None),
-    "xformers_fa3": next(filter(None, (
-        binary(os.path.join(d, "flash_attn_3")) for d in folders("xformers"))), None),
-    "cudart12": first(os.path.join(d, "cuda_runtime", "lib", "libcudart.so.12")
-                      for d in folders("nvidia")),
+    "fa3_path": fa3_path,
+    "xformers_fa3": xformers_fa3,
+    "cudart12": first(cudart12) or loaded("libcudart.so.12"),
     "kernels": bool(spec("kernels")),
     "kernels_cached": os.path.isdir(
         os.path.join(hub, "models--kernels-community--flash-attn3")),
