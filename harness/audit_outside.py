@@ -39,6 +39,7 @@ def process_facts(
                 cpu_validation_s=round(process.cpu_between(start_s + validation, start_s + end), 2),
                 cpu_after_end_s=round(process.cpu_between(start_s + end, math.inf), 2),
                 outlived=process.last_s > root.last_s,
+                gpu=process.gpu,
             )
         )
     return tuple(facts[:200])

@@ -101,6 +101,9 @@ class ProcessFacts(Record):
     cpu_validation_s: float = Field(description="while the last validation was made")
     cpu_after_end_s: float = Field(description="after the last result line")
     outlived: bool = Field(description="still there when the run's first process had gone")
+    gpu: bool | None = Field(
+        default=None, description="held a GPU's device file; null before 0.2.1, which did not look"
+    )
 
 
 class CompilerFacts(Record):

@@ -93,7 +93,7 @@ class Shim:
             @functools.wraps(function)
             def call(*args: Any, **kwargs: Any) -> Any:
                 if not is_traced(args, kwargs):
-                    shim.guarded(shim.parameters.first_backward, torch)
+                    shim.guarded(shim.parameters.backward, torch)
                     shim.backward.add()
                 return function(*args, **kwargs)
 

@@ -19,7 +19,8 @@ from collections.abc import Callable
 from typing import Any
 
 DATA = os.path.realpath(os.environ.get("DATA_PATH", "."))
-LINES_OF_A_KIND = 5000
+LINES_OF_A_KIND = 20_000
+"""A script of record size opens 6,000 files, its compile caches nearly all of them."""
 CALLS_LIMIT = 400_000
 SAMPLES, TENSORS = 128, 4000
 RELATED = 0.5
@@ -50,10 +51,12 @@ class Notes:
         self.counts: dict[str, int] = {}
         self.left_out: dict[str, int] = {}
 
-    def write(self, kind: str, **fields: Any) -> None:
-        count = self.counts[kind] = self.counts.get(kind, 0) + 1
+    def write(self, kind: str, sort: str = "", **fields: Any) -> None:
+        """`sort` parts a kind: each part has lines of its own, which no other can use up."""
+        part = f"{kind} {sort}".rstrip()
+        count = self.counts[part] = self.counts.get(part, 0) + 1
         if count > LINES_OF_A_KIND and kind != "end":
-            self.left_out[kind] = self.left_out.get(kind, 0) + 1
+            self.left_out[part] = self.left_out.get(part, 0) + 1
             return
         line = json.dumps({"k": kind, "t": now(), "pid": os.getpid(), **fields}, default=repr)
         with contextlib.suppress(OSError):
@@ -101,15 +104,17 @@ class Files:
         if not writes and real.startswith(self.python):
             return
         times = self.seen[real, writes] = self.seen.get((real, writes), 0) + 1
-        if times > (2000 if real.startswith(DATA + os.sep) else 3):
+        data = real.startswith(DATA + os.sep)
+        if times > (2000 if data else 3):
             return
         size = changed = None
         with contextlib.suppress(OSError):
             status = os.stat(real)
             size, changed = status.st_size, status.st_mtime
         self.notes.write(
-            "open", path=real[:1000], w=writes, size=size, mtime=changed, rchar=bytes_read()
-        )
+            "open", "data" if data else "",
+            path=real[:1000], w=writes, size=size, mtime=changed, rchar=bytes_read(),
+        )  # fmt: skip
 
 
 def bytes_read() -> int | None:
@@ -140,11 +145,18 @@ def mapped_bytes() -> dict[str, int]:
 
 
 class Parameters:
-    """Samples of every trainable tensor, before the first backward pass and at the first line."""
+    """Samples of every trainable tensor, before the first backward pass that it is there for, and
+    at the first line.
+
+    Looked for at the first four passes, then at every power of two: some scripts send a scalar
+    backward before they have a model.
+    """
 
     def __init__(self) -> None:
         self.before: list[Sample] | None = None
         self.references: list[Any] = []
+        self.passes = 0
+        self.at_the_clock = False
 
     def found(self, torch: Any) -> list[Any]:
         # References besides the collector's list: gc.freeze hides what it holds.
@@ -167,14 +179,19 @@ class Parameters:
                 taken.append((tuple(tensor.shape), tuple(values)))
         return taken
 
-    def first_backward(self, torch: Any) -> None:
-        if self.before is None:
-            tensors = self.found(torch)
-            self.references = [weakref.ref(tensor) for tensor in tensors]
-            self.before = self.samples(torch, tensors)
+    def backward(self, torch: Any) -> None:
+        """Called before each backward pass."""
+        self.passes += 1
+        if self.at_the_clock or (self.passes > 4 and self.passes & (self.passes - 1)):
+            return
+        known = {id(reference()) for reference in self.references}
+        new = [tensor for tensor in self.found(torch) if id(tensor) not in known]
+        self.references += [weakref.ref(tensor) for tensor in new]
+        self.before = (self.before or []) + self.samples(torch, new)
 
     def at_clock(self, torch: Any) -> dict[str, int] | None:
         """How the parameters stand to what they were before anything was trained."""
+        self.at_the_clock = True
         if self.before is None:
             return None
         return compare(self.before, self.samples(torch, self.found(torch)))

@@ -26,6 +26,7 @@ MAPS_EVERY = 4
 SIGHTINGS_LIMIT = 400_000
 HISTORY_LIMIT = 200_000
 ADOPTED_S = 1.0
+GPU_FILES = ("/dev/nvidia", "/dev/dxg")
 TICKS_A_SECOND = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
 
@@ -34,6 +35,7 @@ class Watched:
     """One process of the run; moments are seconds of the monotonic clock.
 
     inner   its id as it knows itself, where the run has ids of its own (runner/sandbox.py)
+    gpu     whether it was ever seen with a GPU's device file open: without, it computes on no GPU
     """
 
     pid: int
@@ -43,6 +45,7 @@ class Watched:
     last_s: float
     cpu_s: float = 0.0
     inner: int | None = None
+    gpu: bool = False
     history: list[tuple[float, float]] = field(default_factory=list)
 
     def cpu_between(self, start_s: float, end_s: float) -> float:
@@ -139,6 +142,7 @@ class Observer:
             for name in os.listdir(f"{folder}/fd"):
                 with contextlib.suppress(OSError):
                     paths.add(os.readlink(f"{folder}/fd/{name}"))
+        process.gpu = process.gpu or any(path.startswith(GPU_FILES) for path in paths)
         if with_maps:
             with contextlib.suppress(OSError):
                 for line in Path(f"{folder}/maps").read_text(errors="replace").splitlines():

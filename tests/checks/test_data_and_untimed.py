@@ -14,11 +14,12 @@ from harness.audit_report import (
     PhaseCounts,
     ProcessFacts,
 )
+from harness.auditing import audit_checks
 from harness.bundle import Run
 from harness.checks.check import Check
 from harness.logs import parse_log
 from harness.verdict import judge
-from tests.support.audited import HONEST, judged, mini_bundle
+from tests.support.audited import HONEST, judged, mini_bundle, mini_track
 from tests.support.series import make_run
 
 
@@ -145,6 +146,31 @@ def test_children(
         cpu_after_end_s=after, outlived=False,
     )  # fmt: skip
     assert of("untimed", honest_audit, mini_data, processes=(child,)).status == status
+
+
+@pytest.mark.parametrize(
+    ("gpu", "after", "status"),
+    [(True, 0.4, "pass"), (True, 0.6, "fail"), (False, 0.7, "pass"), (False, 5.1, "fail"),
+     (None, 0.4, "pass"), (None, 0.7, "warn"), (None, 2.1, "fail")],
+)  # fmt: skip
+def test_children_on_a_gpus_track(
+    gpu: bool | None, after: float, status: str, honest_audit: AuditReport, mini_data: Path
+) -> None:
+    """The compiler's worker pools take 0.4 to 0.7 s to end, and hold no GPU."""
+    child = ProcessFacts(
+        name="python", first_phase="warmup", cpu_s=3.0, cpu_validation_s=0.0,
+        cpu_after_end_s=after, outlived=False, gpu=gpu,
+    )  # fmt: skip
+    track = mini_track()
+    hardware = track.hardware.model_copy(update={"kind": "gpu"})
+    bundle = mini_bundle(
+        HONEST,
+        honest_audit.model_copy(update={"processes": (child,)}),
+        mini_data,
+        track=track.model_copy(update={"hardware": hardware}),
+    )
+    (check,) = (c for c in audit_checks(bundle) if c.id == "untimed")
+    assert check.status == status
 
 
 def run_from(arm: str, loss_at_0: float) -> Run:

@@ -1,4 +1,4 @@
-"""The shim runs a script as Python would, and notes what it does. No torch in here."""
+"""The shim runs a script as Python would, and notes what it does. Torch in one test only."""
 
 from __future__ import annotations
 
@@ -175,10 +175,50 @@ def test_what_is_noted_of_torch(tmp_path: Path) -> None:
 
 
 def test_a_flood_of_events_stays_small(tmp_path: Path) -> None:
-    done, notes = shim(tmp_path, "for i in range(20_000):\n    open(f'f{i}', 'w').close()\n")
+    """And what is opened of the data is noted all the same."""
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "shard.bin").touch()
+    done, notes = shim(
+        tmp_path,
+        "for i in range(30_000):\n    open(f'f{i}', 'w').close()\n"
+        f"open({str(data / 'shard.bin')!r})\n",
+        DATA_PATH=str(data),
+    )
     assert done.returncode == 0
-    assert len(notes["open"]) == 5000
-    assert notes["end"][0]["left_out"]["open"] > 10_000
+    assert len(notes["open"]) == 20_001
+    assert notes["open"][-1]["path"].endswith("shard.bin")
+    assert notes["end"][0]["left_out"] == {"open": notes["end"][0]["left_out"]["open"]}
+    assert notes["end"][0]["left_out"]["open"] >= 10_000
+
+
+@pytest.mark.parametrize(
+    ("restore", "expected"),
+    [("model.load_state_dict(state)", {"same": 2}), ("", {"kept": 2})],
+)
+def test_parameters_made_after_a_first_backward_pass(
+    tmp_path: Path, restore: str, expected: dict[str, int]
+) -> None:
+    """A scalar goes backward before there is a model, and gc.freeze hides the model from the
+    collector before the clock: its parameters are compared nevertheless (0 of 0 were)."""
+    pytest.importorskip("torch")
+    done, notes = shim(
+        tmp_path,
+        "import gc, torch\n"
+        "torch.ones(1, requires_grad=True).sum().backward()\n"
+        "model = torch.nn.Linear(200, 100)\n"
+        "state = {k: v.clone() for k, v in model.state_dict().items()}\n"
+        "for _ in range(3):\n"
+        "    model(torch.randn(5, 200)).square().sum().backward()\n"
+        "    with torch.no_grad():\n"
+        "        for p in model.parameters(): p -= 1e-3 * p.grad\n"
+        f"{restore}\n"
+        "gc.freeze()\n"
+        "print('step:0/9 val_loss:10.8 train_time:0ms step_avg:0.00ms')\n",
+    )
+    assert done.returncode == 0, done.stderr
+    zeros = {"tensors": 2, "same": 0, "kept": 0, "fresh": 0}
+    assert notes["clock"][0]["parameters"] == {**zeros, **expected}
 
 
 # -- samples of parameters, compared ---------------------------------------------------------
