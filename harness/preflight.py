@@ -10,6 +10,7 @@ from pathlib import Path
 from harness.checks.hardware import unofficial_hardware
 from harness.data.hash_cache import cached_sha256
 from harness.data.manifest import Manifest, read_manifest
+from harness.data.shard import read_header
 from harness.data.stream import (
     data_folder,
     data_root,
@@ -24,6 +25,8 @@ from harness.tracks.track import Track
 
 DISK_NEEDED_BYTES = 1 << 30
 HASHERS = 4
+SHARD_TOKENS = {"data/fineweb10B": 100_000_000}
+"""Of every shard but the last, as FineWeb-10B was cut (kjj0/fineweb10B-gpt2)."""
 
 
 def find_data(track: Track, asked: Path | None, cache: Path, default: Path) -> Path:
@@ -89,6 +92,26 @@ def hash_data(track: Track, root: Path) -> dict[str, str]:
                 fix=f"speedrun data fetch --track {track.name} --dir {root} (keeps the old file)",
             )
     return found
+
+
+def foreign_shards(track: Track, root: Path) -> str | None:
+    """How the shards that a run needs show themselves as another data set's, where it is known how
+    many tokens each of the track's own holds; None where they do not."""
+    wanted = SHARD_TOKENS.get(track.data.folder)
+    if wanted is None:
+        return None
+    folder = data_folder(track, root)
+    train = sorted(name for name in shards_here(track, folder) if is_train_shard(track, name))
+    names = [track.data.validation_file, *train[: track.data.minimum_train_shards]]
+    held = {name: header.tokens for name in names if (header := read_header(folder / name))}
+    other = {name: count for name, count in held.items() if count != wanted}
+    if not other:
+        return None
+    name, count = next(iter(other.items()))
+    return (
+        f"data: {len(other)} of {len(names)} shards are not the track's, which hold {wanted:,} "
+        f"tokens each ({name}: {count:,})"
+    )
 
 
 def check_machine(track: Track, environment: Environment, out: Path) -> None:

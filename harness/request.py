@@ -31,6 +31,7 @@ class Request:
     target: float | None = None
     timeout_s: float | None = None
     exhibition: bool = False
+    data_set: str | None = None
 
 
 def check_numbers(request: Request) -> None:

@@ -20,6 +20,7 @@ from harness.preflight import (
     check_machine,
     contract_warnings,
     find_data,
+    foreign_shards,
     hardware_reasons,
     hash_data,
 )
@@ -106,7 +107,9 @@ def plan_series(request: Request, material: Material, warnings: Sequence[str] = 
     processes = _processes(request, track, environment)
     data_root = find_data(track, request.data, cache_root(), Path.cwd())
     data_sha256 = hash_data(track, data_root)
-    exhibition = _exhibition_reasons(request, track, environment, data_sha256, processes)
+    exhibition = _exhibition_reasons(
+        request, track, environment, data_sha256, processes, foreign_shards(track, data_root)
+    )
     if material.exhibition is not None:
         exhibition = list(dict.fromkeys([*material.exhibition, *exhibition]))
     elif exhibition and not request.exhibition:
@@ -264,8 +267,13 @@ def _exhibition_reasons(
     environment: Environment,
     data_sha256: dict[str, str],
     processes: int,
+    foreign: str | None,
 ) -> list[str]:
     reasons = hardware_reasons(track, environment)
+    if request.data_set is not None:
+        reasons.append(f"data set: {' '.join(request.data_set.split())[:200]}")
+    if foreign is not None:
+        reasons.append(foreign)
     if request.target is not None and request.target != track.contest.target_loss_nats:
         reasons.append(
             f"target {request.target:g} instead of the track's {track.contest.target_loss_nats:g}"

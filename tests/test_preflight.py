@@ -8,8 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from harness.data.shard import shard_header
 from harness.errors import UnfitError
-from harness.preflight import check_machine, contract_warnings, hardware_reasons
+from harness.preflight import (
+    check_machine,
+    contract_warnings,
+    foreign_shards,
+    hardware_reasons,
+)
 from harness.source import Source
 from harness.tracks.track import load_track
 from tests.support.series import fake_track, make_environment
@@ -55,6 +61,32 @@ def test_why_a_node_can_only_hold_an_exhibition(gpus: list[str], words: str) -> 
     reasons = hardware_reasons(load_track("small"), make_environment(gpus))
     assert bool(reasons) == bool(words)
     assert all(words in reason for reason in reasons)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "words"),
+    [
+        ([100_000_000] * 10, ""),
+        ([100_000_000] * 10 + [53_000_000], ""),  # the last shard of a data set is short
+        ([100_000_000, 42_839_109] + [100_000_000] * 8,
+         "1 of 10 shards are not the track's, which hold 100,000,000 tokens each "
+         "(fineweb_train_000001.bin: 42,839,109)"),
+        ([10_486_627] + [42_839_109] * 9, "10 of 10 shards"),
+    ],
+)  # fmt: skip
+def test_other_data_show_themselves_by_their_size(
+    tokens: list[int], words: str, tmp_path: Path
+) -> None:
+    """The hashes of FineWeb's shards are not known to the track; how many tokens they hold is."""
+    folder = tmp_path / "data" / "fineweb10B"
+    folder.mkdir(parents=True)
+    names = ["fineweb_val_000000.bin"]
+    names += [f"fineweb_train_{i:06d}.bin" for i in range(1, len(tokens))]
+    for name, count in zip(names, tokens, strict=True):
+        (folder / name).write_bytes(shard_header(count))
+    reason = foreign_shards(load_track("small"), tmp_path)
+    assert (reason or "") == words if not words else words in (reason or "")
+    assert foreign_shards(TRACK, tmp_path) is None
 
 
 def test_hints_that_a_script_will_not_print_what_is_asked() -> None:

@@ -41,6 +41,9 @@ def submit(
     exhibition: Annotated[
         bool, typer.Option(help="Allow other hardware, data or target than the track's.")
     ] = False,
+    data_set: Annotated[
+        str | None, typer.Option(help="What other data this is (makes it an exhibition).")
+    ] = None,
     timeout: Annotated[float | None, typer.Option(help="Longest life of one run, seconds.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue the series in this bundle.")] = None,
     dry_run: Annotated[
@@ -84,5 +87,6 @@ def submit(
         target=target,
         timeout_s=timeout,
         exhibition=exhibition,
+        data_set=data_set,
     )
     raise typer.Exit(start(request, terminal, json_, dry_run))

@@ -291,6 +291,17 @@ def test_exhibition_runs_and_says_so(contest: Contest) -> None:
     assert "xhibition" in (contest.bundle / "report.html").read_text()
 
 
+def test_other_data_are_named_on_every_page(contest: Contest) -> None:
+    done = contest.submit("--data-set", "web text of\n30 sources", "--seed", "4")
+    assert done.returncode != 0
+    assert "data set: web text of 30 sources" in done.stderr
+    assert "--exhibition" in done.stderr
+    done = contest.submit("--data-set", "web text of\n30 sources", "--exhibition", "--seed", "4")
+    assert done.returncode == 0, done.stderr
+    for page in ("README.md", "report.html", "verdict.json"):
+        assert "data set: web text of 30 sources" in (contest.bundle / page).read_text()
+
+
 def test_bundle_of_the_same_name_gets_a_number(contest: Contest) -> None:
     contest.set(mode="crash")
     contest.submit(*FEW)
