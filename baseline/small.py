@@ -771,11 +771,10 @@ def load_scorer(path: str | Path, device: str | torch.device) -> Scorer:
 
 def required_bytes(config: Config, world: int) -> int:
     """GPU memory for a rank: what is alive when the backward pass begins, times what was measured
-    over it (52,334 MiB, 4 H200; published: 33,278 MiB, 8 H100), and 2 GiB for the CUDA context,
-    NCCL and cuBLAS. The measurement was made before validation computed its logits in parts, so
-    the factor is too large now rather than too small: see NOTES.md.
+    over it (26,217 MiB, 4 H200; published: 33,278 MiB, 8 H100), and 4 GiB for what the allocator
+    holds unused, the CUDA context, NCCL and cuBLAS.
 
-    A token keeps, in bf16: in each layer two residual streams and their norms, q, k and v before
+    A token keeps at most, in bf16: in each layer two residual streams and their norms, q, k and v before
     and after norm and rotation, the attention's output (11 D), the hidden layer before and after
     its square (8 D); from the head, logits and the two FP8 copies of their gradient (4 V bytes).
     """
@@ -786,7 +785,7 @@ def required_bytes(config: Config, world: int) -> int:
     weights = 3 * (matrices + tables + head)  # and their gradients, and copies for communication
     moments = (matrices + 2 * tables + 2 * head) // world
     per_token = 2 * config.layers * (11 * dim + 2 * mlp) + 4 * vocab
-    return int(1.85 * (weights + moments + config.train_tokens * per_token)) + 2 * 2**30
+    return int(0.927 * (weights + moments + config.train_tokens * per_token)) + 4 * 2**30
 
 
 def check_gpu(config: Config, place: Place) -> bool:
