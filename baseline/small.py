@@ -774,7 +774,7 @@ def required_bytes(config: Config, world: int) -> int:
     over it (26,217 MiB, 4 H200; published: 33,278 MiB, 8 H100), and 4 GiB for what the allocator
     holds unused, the CUDA context, NCCL and cuBLAS.
 
-    A token keeps at most, in bf16: in each layer two residual streams and their norms, q, k and v before
+    A token keeps at most, in bf16: in each layer two residual streams and norms, q, k and v before
     and after norm and rotation, the attention's output (11 D), the hidden layer before and after
     its square (8 D); from the head, logits and the two FP8 copies of their gradient (4 V bytes).
     """
