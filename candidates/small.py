@@ -3959,17 +3959,24 @@ def isolate_device(local_rank: int) -> bool:
     return True
 
 
-def train(
-    cfg: Config, last: int | None = None, notes: Sequence[str] = (), seed: int | None = None
-) -> None:
-    """One run from nothing to the final validation, in this process as one rank of the job."""
+class Place(NamedTuple):
+    """This process among those of the job."""
+
+    rank: int
+    world: int
+    device: torch.device
+    isolated: bool  # it sees its own GPU only
+
+
+def join_job() -> Place:
+    """Take this process's GPU and meet the others, as torchrun tells; alone without it.
+
+    Raises SetupError for a world size that does not divide the batch, or too few GPUs."""
     rank = int(os.environ.get("RANK", 0))
     world = int(os.environ.get("WORLD_SIZE", 1))
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     if SLOTS % world:
         raise SetupError(f"{world} processes: the world size must be 1, 2, 4 or 8")
-    last = cfg.total_steps if last is None else min(last, cfg.total_steps)
-
     isolated = isolate_device(local_rank)
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda", 0 if isolated else local_rank) if on_gpu else torch.device("cpu")
@@ -3989,6 +3996,16 @@ def train(
             **({"device_id": device} if on_gpu else {}),
         )
         dist.barrier()
+    return Place(rank, world, device, isolated)
+
+
+def train(
+    cfg: Config, last: int | None = None, notes: Sequence[str] = (), seed: int | None = None
+) -> None:
+    """One run from nothing to the final validation, in this process as one rank of the job."""
+    last = cfg.total_steps if last is None else min(last, cfg.total_steps)
+    rank, world, device, isolated = join_job()
+    on_gpu = device.type == "cuda"
     log = Log(rank)
     if rank == 0:
         print(log.path, flush=True)

@@ -2,16 +2,21 @@
 
     python tests/candidates/profile_small.py             the program of #84, as one of 8
     python tests/candidates/profile_small.py --record 89 --ranks 4 --top 40
+    torchrun --standalone --nproc-per-node=8 tests/candidates/profile_small.py       whole steps
 
 A rank of eight does one such micro-batch a step, so what is printed is its step without
 communication. Data as for small.py (DATA_PATH). For each stage: milliseconds by events, what the
 CPU needs to launch it all, what the kernels take and the gaps between them, and the kernels' time
 by part. Then the optimizer with the shards of one rank. Parts come from the kernels' names and, for
 matrix products, from the shapes of their operands.
+
+Under torchrun: whole steps of the job, one with Adam and one without in each stage, with the
+communication, and how much of it no other kernel hides, as rank 0 sees it.
 """
 
 import argparse
 import importlib.util
+import os
 import sys
 import time
 from collections import defaultdict
@@ -27,6 +32,7 @@ PARTS = {
     "MLP": ("linear_relu2",),
     "tables": ("embedding_dense_backward", "index_put", "indexing_backward"),
     "copies": ("memcpy", "memset"),
+    "communication": ("nccl",),
 }
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::_scaled_mm")
 
@@ -77,6 +83,12 @@ def on_gpu(events: Iterable[Any]) -> list[Any]:
     ]
 
 
+def exposed(spans: Sequence[tuple[float, float]], over: Sequence[tuple[float, float]]) -> float:
+    """How long some of `spans` ran and none of `over`."""
+    both, _ = gaps([*spans, *over])
+    return both - gaps(over)[0]
+
+
 def by_part(
     events: Sequence[Any], sizes: tuple[int, int, int]
 ) -> tuple[dict[str, float], dict[str, float]]:
@@ -114,10 +126,23 @@ def table(title: str, rows: dict[str, float], count: int, most: int) -> None:
 
 
 def measure(
-    run: Callable[[], None], sizes: tuple[int, int, int], title: str, repeats: int, top: int
+    run: Callable[[], None],
+    sizes: tuple[int, int, int],
+    title: str,
+    repeats: int,
+    top: int,
+    tell: bool = True,
 ) -> None:
-    """Times `run` by events, then profiles it, and prints both."""
+    """Times `run` by events, then profiles it, and prints both; without `tell` it only runs it as
+    often, as one of several ranks."""
     import torch
+
+    count = 3
+    if not tell:
+        for _ in range(3 + repeats + count):
+            run()
+        torch.cuda.synchronize()
+        return
 
     for _ in range(3):
         run()
@@ -133,7 +158,6 @@ def measure(
     total_ms = start.elapsed_time(end) / repeats
 
     kinds = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
-    count = 3
     with torch.profiler.profile(activities=kinds, record_shapes=True, acc_events=True) as profile:
         for _ in range(count):
             run()
@@ -145,6 +169,11 @@ def measure(
         f"{title}: {total_ms:.2f} ms, launched in {launched_ms:.2f}; {len(launches) // count}"
         f" launches; profiled: kernels {busy / count / 1e3:.2f}, gaps {idle / count / 1e3:.2f}"
     )
+    sent = [(e.time_range.start, e.time_range.end) for e in launches if "nccl" in e.name.lower()]
+    if sent:
+        others = [e for e in launches if "nccl" not in e.name.lower()]
+        alone = exposed(sent, [(e.time_range.start, e.time_range.end) for e in others])
+        print(f"  communication that nothing hides: {alone / count / 1e3:.3f} ms")
     parts, kernels = by_part(events, sizes)
     table("  by part", parts, count, 20)
     table("  by kernel", kernels, count, top)
@@ -158,6 +187,30 @@ def load() -> ModuleType:
     sys.modules["small_candidate"] = module
     spec.loader.exec_module(module)
     return module
+
+
+def whole_steps(small: ModuleType, cfg: Any, repeats: int, top: int) -> None:
+    """Steps of the job this process is a rank of, with Adam and without, in each stage."""
+    import torch.distributed as dist
+
+    place = small.join_job()
+    cfg, lines = small.fit_to_device(cfg, place.device)
+    attention = small.find_attention(place.device)
+    small.use_attention(attention)
+    tell = place.rank == 0
+    if tell:
+        print(*lines, f"attention: {attention.name}", f"{place.world} ranks", sep="\n")
+    sizes = (cfg.model_dim, cfg.mlp_dim, cfg.vocab_size)
+    trainer = small.Trainer(cfg, place.rank, place.world, place.device, small.Log(1))
+    trainer.warm_up(cfg.total_steps, place.isolated)
+    loader = small.TrainLoader(cfg, place.rank, place.world, place.device)
+    for stage in range(3):
+        for step in (trainer.schedule.starts[stage] + 2, trainer.schedule.starts[stage] + 3):
+            kind = "with Adam" if trainer.schedule.is_adam_step(step) else "without"
+            title = f"stage {stage + 1}, a step {kind}"
+            measure(lambda s=step: trainer.train_step(loader, s), sizes, title, repeats, top, tell)
+    dist.barrier()
+    dist.destroy_process_group()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -174,6 +227,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 4
     small = load()
     cfg, _ = small.parse(others)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        whole_steps(small, cfg, known.repeats, known.top)
+        return 0
     device = torch.device("cuda", 0)
     cfg, lines = small.fit_to_device(cfg, device)
     attention = small.find_attention(device)

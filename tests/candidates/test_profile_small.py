@@ -41,6 +41,12 @@ def test_busy_time_and_gaps() -> None:
     assert tool.gaps([]) == (0, 0)
 
 
+def test_what_hides_communication() -> None:
+    assert tool.exposed([(0, 10)], [(2, 5), (4, 6), (9, 12)]) == 5
+    assert tool.exposed([(0, 1), (0.5, 2)], []) == 2
+    assert tool.exposed([(3, 4)], [(0, 9)]) == 0
+
+
 def span(name: str, start: float, end: float, device: str = "CUDA", **more) -> SimpleNamespace:
     time_range = SimpleNamespace(start=start, end=end, elapsed_us=lambda: end - start)
     return SimpleNamespace(
