@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from statistics import median
 
 from harness.bundle import Bundle, Run
 from harness.checks.case import Case
@@ -74,8 +75,29 @@ def check_hardware(case: Case) -> Check:
             else ""
         ),
         rule="the track's hardware; time is never pooled across nodes",
-        details=tuple(findings) or ((unofficial,) if unofficial else ()),
+        details=(*(findings or ([unofficial] if unofficial else [])), *_clocks(bundle)),
     )
+
+
+def _clocks(bundle: Bundle) -> list[str]:
+    """What the GPUs ran at in the counted runs of each arm, busy samples: a node that is held at
+    its power limit is no fault, and explains times that differ from another node's."""
+    told = []
+    for arm in ("candidate", "baseline"):
+        seen = [
+            run.telemetry
+            for run in bundle.runs
+            if run.arm == arm and run.counts and run.state == "finished" and run.telemetry
+        ]
+        clocks = [one.sm_clock_mean_mhz for one in seen if one.sm_clock_mean_mhz is not None]
+        if not clocks:
+            continue
+        watts = [one.power_mean_w for one in seen if one.power_mean_w is not None]
+        power = f" at {median(watts):.0f} W a GPU" if watts else ""
+        reasons = sorted({word.replace("_", " ") for one in seen for word in one.throttle})
+        held = f", lowered by {', '.join(reasons)}" if reasons else ""
+        told.append(f"{arm}: {median(clocks):,.0f} MHz{power}{held}")
+    return ["clocks while busy: " + "; ".join(told)] if told else []
 
 
 def _contradictions(bundle: Bundle, environment: Environment) -> list[str]:
