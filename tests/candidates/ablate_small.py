@@ -44,8 +44,9 @@ class Run:
     record: int = 84
 
     def arguments(self, steps: int) -> list[str]:
-        """Of small.py. Squeezed, ten of the steps are the extension."""
-        length = ["--schedule", str(steps - 10)] if self.whole else ["--steps", str(steps)]
+        """Of small.py. Squeezed, the last steps are the extension: 10, from record 85 on 15."""
+        scheduled = steps - (10 if self.record == 84 else 15)
+        length = ["--schedule", str(scheduled)] if self.whole else ["--steps", str(steps)]
         off = ["--ablate", self.off] if self.off else []
         of = ["--record", str(self.record)] if self.record != 84 else []
         return [*length, *of, *off, "--seed", str(self.seed), "--val-every", "0"]
@@ -137,8 +138,8 @@ def main(argv: Sequence[str] | None = None, command: Sequence[str] = ()) -> int:
     records = [int(record) for record in given.records.split(",") if record]
     if unknown := [name for name in names if name not in EARLY + LATE]:
         parser.error(f"{', '.join(unknown)}: not among {', '.join(EARLY + LATE)}")
-    if given.steps < 16:
-        parser.error("--steps must be at least 16: six of the squeezed schedule, ten after it")
+    if given.steps < 21:
+        parser.error("--steps must be at least 21: six of the squeezed schedule, 15 after it")
     gpus: Queue[str] = Queue()
     for name in gpu_names()[: given.gpus] * given.per_gpu:
         gpus.put(name)

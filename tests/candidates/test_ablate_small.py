@@ -104,6 +104,24 @@ def test_runs_and_their_arguments() -> None:
         assert off == ({run.off} if run.off else set())
 
 
+def test_programs_of_later_records() -> None:
+    """Against the reference of the whole schedule, which comes along."""
+    runs = tool.runs_of(["xsa"], [1], [85, 89])
+    assert [(r.off, r.whole, r.record) for r in runs] == [
+        ("", False, 84), ("", True, 84), ("xsa", False, 84), ("", True, 85), ("", True, 89),
+    ]  # fmt: skip
+    cfg, _ = small.parse(runs[-1].arguments(300))
+    assert cfg.fp8_down
+    assert (cfg.total_steps, cfg.extension_steps) == (300, 15)
+    losses = {run: 4.0 - run.record / 1000 for run in runs}
+    rows = list(tool.table(losses, ["xsa"], [1], [85, 89]))
+    assert rows[-2:] == [
+        "| record 85 over 84 | whole schedule | +0.0010 | 1 |",
+        "| record 89 over 84 | whole schedule | +0.0050 | 1 |",
+    ]
+    assert str(runs[-1]) == "record 89, whole schedule, seed 1"
+
+
 STAND_IN = """
 import sys
 given = sys.argv[1:]
@@ -111,8 +129,8 @@ off = given[given.index("--ablate") + 1] if "--ablate" in given else ""
 if off == "smear":
     sys.exit("out of memory")
 loss = 4.0 + {"": 0, "xsa": 0.25, "yarn": -0.5}[off] + ("--schedule" in given)
-print("step:100/20 val_loss:9.0 train_time:1ms step_avg:1.00ms")
-print(f"step:20/20 val_loss:{loss} train_time:1ms step_avg:1.00ms")
+print("step:100/30 val_loss:9.0 train_time:1ms step_avg:1.00ms")
+print(f"step:30/30 val_loss:{loss} train_time:1ms step_avg:1.00ms")
 """
 
 
@@ -121,14 +139,14 @@ def test_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     script = tmp_path / "stand_in.py"
     script.write_text(STAND_IN)
     command = [sys.executable, str(script)]
-    arguments = ["--only", "xsa,yarn,smear", "--steps", "20", "--seeds", "1,2"]
+    arguments = ["--only", "xsa,yarn,smear", "--steps", "30", "--seeds", "1,2"]
     assert tool.main(arguments, command) == 5
     out = capsys.readouterr().out
     assert "| `xsa` | first steps | +0.2500 | 2 |" in out
     assert "| `yarn` | whole schedule | -0.5000 | 2 |" in out
     assert "| `smear` | first steps | not measured | 0 |" in out
     assert "smear, first steps, seed 1: failed\nout of memory" in out
-    assert tool.main(["--only", "xsa", "--steps", "20"], command) == 0
+    assert tool.main(["--only", "xsa", "--steps", "30"], command) == 0
 
 
 @pytest.mark.parametrize("argv", [["--only", "nothing"], ["--steps", "10"]])

@@ -269,6 +269,19 @@ def test_world_size_must_divide(monkeypatch: pytest.MonkeyPatch) -> None:
         small.train(tiny_config())
 
 
+def test_compiling_without_a_run_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    assert small.main(["--compile-for", "8"]) == 4
+    assert "set TORCHINDUCTOR_CACHE_DIR" in capsys.readouterr().err
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "caches")
+    for ranks in ("3", "8"):  # no GPU here
+        if ranks == "3" or not torch.cuda.is_available():
+            assert small.main(["--compile-for", ranks]) == 4
+            assert "needs a GPU, and a world size of 1, 2, 4 or 8" in capsys.readouterr().err
+
+
 def test_arguments() -> None:
     cfg, options = small.parse([])
     assert cfg == small.Config()
