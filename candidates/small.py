@@ -3813,20 +3813,36 @@ class Trainer:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def compile_pass(self, train: list[int], validate: list[int], loader: TrainLoader) -> None:
-        """Compile every graph without communicating, so that one rank can do it for all."""
-        if self.cfg.compile:
-            self.optimizer.compile_updates()
+    def graph_of(self, step: int, training: bool) -> tuple[Any, ...]:
+        """Steps of which one compiled graph serves have the same."""
+        if not _attention.host_tensors:  # windows and softmax scale are constants of the graph
+            return training, self.schedule.stage_index(step), step == self.cfg.total_steps
+        if not training:
+            return (False,)
+        shape = self.schedule.stage(step).batch_tokens, len(self.schedule.mtp_weights(step))
+        return True, *shape, self.schedule.prefix_weight(step) is None
+
+    def compile_share(
+        self, train: list[int], validate: list[int], loader: TrainLoader, share: int, shares: int
+    ) -> None:
+        """Compile every `shares`-th of the graphs, from number `share` on, without communicating:
+        so each rank can take some, and leave them to the others in the cache."""
+        first: dict[tuple[Any, ...], tuple[int, bool]] = {}
+        for training, steps in ((True, train), (False, validate)):
+            for step in steps:
+                first.setdefault(self.graph_of(step, training), (step, training))
         sparse, self.optimizer.sparse = self.optimizer.sparse, None
-        done = set()
-        for step in sorted({*train, *validate}):
-            self.set_stage(step)
-            stage = self.schedule.stage_index(step)
-            if step in train and stage not in done:
-                done.add(stage)
+        for step, training in list(first.values())[share::shares]:
+            self.yarn.reset()
+            for start in self.schedule.starts:  # windows widen one after the other
+                if start <= step:
+                    self.set_stage(start)
+            if training:
                 self.forward_backward(loader, step)
-            if step in validate:
+            else:
                 self.validation_losses(self.fake_validation_batch(), step)
+        if self.cfg.compile and len(first) % shares == share:
+            self.optimizer.compile_updates()
         self.optimizer.sparse = sparse
         self.reset()
 
@@ -3834,8 +3850,9 @@ class Trainer:
         buffer = np.full(self.cfg.val_tokens_per_rank + 1, self.cfg.bos_id + 1, dtype=np.uint16)
         return unaligned_batch(buffer % self.cfg.vocab_size, self.cfg, self.device)
 
-    def warm_up(self, last: int, one_compiles: bool) -> None:
-        """Compile and run everything the run will need, then put all state back."""
+    def warm_up(self, last: int, shared: bool) -> None:
+        """Compile and run everything the run will need, then put all state back. shared: what is
+        not in the compile cache yet is first compiled by all ranks together, each graph by one."""
         train, validate = warmup_plan(self.schedule, last)
         self.warming_up = True
         self.log.write(f"startup: warming up on training steps {train}, validation at {validate}")
@@ -3844,13 +3861,10 @@ class Trainer:
         def throw_away_loader() -> TrainLoader:
             return TrainLoader(self.cfg, self.rank, self.world, self.device)
 
-        if one_compiles:
-            # The first rank fills the compile cache, the others then find everything in it.
-            for turn in (True, False):
-                if (self.rank == 0) == turn:
-                    self.compile_pass(train, validate, throw_away_loader())
-                dist.all_reduce(torch.zeros(1))  # on the CPU: a barrier that may take minutes
-            self.log.phase("compilation by the first rank")
+        if shared:
+            self.compile_share(train, validate, throw_away_loader(), self.rank, self.world)
+            dist.all_reduce(torch.zeros(1))  # on the CPU: a barrier that may take minutes
+            self.log.phase("compilation, each graph by one rank")
         loader = throw_away_loader()
         for step in sorted({*train, *validate}):
             self.set_stage(step)
@@ -3936,7 +3950,7 @@ def compile_for(cfg: Config, world: int) -> None:
     check_memory(cfg, world, device)
     trainer = Trainer(cfg, 0, world, device, log)
     plan = warmup_plan(trainer.schedule, cfg.total_steps)
-    trainer.compile_pass(*plan, TrainLoader(cfg, 0, world, device))
+    trainer.compile_share(*plan, TrainLoader(cfg, 0, world, device), 0, 1)
     trainer.synchronize()
     mark_compiled(cfg, world)
     log.phase(f"compilation for {world} rank(s)")
@@ -4029,8 +4043,8 @@ def train(
     log.phase("model and optimizer")
 
     marker = compile_marker(cfg, world)
-    one_compiles = bool(world > 1 and isolated and cfg.compile and marker and not marker.exists())
-    trainer.warm_up(last, one_compiles)
+    shared = bool(world > 1 and isolated and cfg.compile and marker and not marker.exists())
+    trainer.warm_up(last, shared)
     if rank == 0:
         mark_compiled(cfg, world)
     log.phase("compilation and warm-up")

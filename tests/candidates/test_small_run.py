@@ -238,6 +238,45 @@ def test_records_are_cumulative() -> None:
     assert options["notes"] == ["program of record #87"]
 
 
+@pytest.mark.parametrize(("host_tensors", "graphs"), [(True, 4), (False, 9)])
+def test_ranks_share_the_compilation(
+    host_tensors: bool, graphs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each graph is compiled by one rank, with the windows and the scale it will run with."""
+    monkeypatch.setenv("DATA_PATH", str(write_data(tmp_path)))
+    cfg = tiny_config()
+    dense = small.dense_attention
+
+    def attention(q, k, v, cu_seqlens, max_seqlen, scale, window):
+        return dense(q, k, v, cu_seqlens, max_seqlen, float(scale), int(window))
+
+    monkeypatch.setattr(small, "_attention", small.Attention("test", attention, host_tensors))
+    trainer = small.Trainer(cfg, 0, 1, torch.device("cpu"), small.Log(1))
+    seen = []
+
+    def note(kind, step):
+        windows = tuple(int(w) for w in trainer.windows)
+        seen.append((kind, step, windows, round(float(trainer.softmax_scale), 6)))
+
+    monkeypatch.setattr(trainer, "forward_backward", lambda loader, step: note("train", step))
+    monkeypatch.setattr(trainer, "validation_losses", lambda batch, step: note("validate", step))
+    plan = small.warmup_plan(trainer.schedule, cfg.total_steps)
+    alone = None
+    for shares in (1, 2, 3, 8):
+        seen.clear()
+        for share in range(shares):
+            trainer.compile_share(*plan, None, share, shares)
+        assert len(seen) == len(set(seen)) == graphs
+        alone = alone or set(seen)
+        assert set(seen) == alone
+    right = small.Trainer(cfg, 0, 1, torch.device("cpu"), small.Log(1))
+    for step in range(cfg.total_steps + 1):
+        right.set_stage(step)
+        for _, _, windows, scale in (one for one in alone if one[1] == step):
+            assert windows == (right.window_short, right.window_long)
+            assert scale == round(right.yarn.scale, 6)
+
+
 def test_importing_starts_nothing(tmp_path: Path) -> None:
     """No output, no CUDA, no files."""
     code = (
