@@ -1586,13 +1586,13 @@ if triton is not None:
         N_MTP: the prefix token. Returns (target or -1, weight or 0, logit) of four lanes."""
         lane = tl.arange(0, 4)
         valid = (lane < N_MTP) & (row + lane < rows)
-        target = tl.load(targets_ptr + row + lane, mask=valid, other=-1).to(tl.int32)
-        weight = tl.load(weights_ptr + lane, mask=valid, other=0.0)
-        if HAS_PREFIX:
-            prefix = tl.load(prefix_ptr + row).to(tl.int32)
-            target = tl.where(lane == N_MTP, prefix, target)
-            is_prefix = (lane == N_MTP) & (prefix >= 0)
-            weight = tl.where(is_prefix, tl.load(prefix_weight_ptr), weight)
+        where, how_much = targets_ptr + row + lane, weights_ptr + lane
+        if HAS_PREFIX:  # addresses are chosen, not what is read: that spilled (Triton 3.6, sm_90)
+            where = tl.where(lane == N_MTP, prefix_ptr + row, where)
+            how_much = tl.where(lane == N_MTP, prefix_weight_ptr, how_much)
+            valid = valid | (lane == N_MTP)
+        target = tl.load(where, mask=valid, other=-1).to(tl.int32)
+        weight = tl.load(how_much, mask=valid & (target >= 0), other=0.0)
         return target, weight, tl.load(logits_row_ptr + target, mask=target >= 0, other=0.0)
 
     @triton.jit
