@@ -37,6 +37,7 @@ from harness.runner.observer import Observer
 from harness.runner.sandbox import RUNNER, Protection
 from harness.runner.scorer_process import ScorerError, ScorerProcess
 from harness.runner.torchrun import run_command
+from harness.throwaway import make_throwaway
 from harness.tracks.track import Track
 
 SLOWER = 2.0
@@ -121,7 +122,7 @@ def audit(job: AuditJob, out: Path, stop: threading.Event | None = None) -> Audi
     `out`. Raises UnfitError where the run cannot be started or the folder not be written."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix="speedrun-audit-")).resolve()
+        scratch = make_throwaway("audit").resolve()
     except OSError as error:
         raise UnfitError(
             "the audit has no place to write to",

@@ -27,6 +27,7 @@ from harness.runner.telemetry_process import TelemetrySampler
 from harness.runner.torchrun import run_command
 from harness.source import Source
 from harness.telemetry import RunTelemetry, summarise_csv
+from harness.throwaway import make_throwaway
 from harness.tracks.track import Track
 
 Kind = Literal["record", "reference", "warm-up"]
@@ -119,7 +120,7 @@ def run_once(setup: NightSetup, kind: Kind, number: int, stop: threading.Event) 
 def _working_copy(source: Source) -> Path:
     """A copy to run in and throw away."""
     try:
-        folder = Path(tempfile.mkdtemp(prefix="speedrun-"))
+        folder = make_throwaway("run")
         for relative, text in source.files.items():
             path = folder / relative
             path.parent.mkdir(parents=True, exist_ok=True)

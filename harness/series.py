@@ -39,6 +39,7 @@ from harness.runner.telemetry_process import TelemetrySampler
 from harness.runner.torchrun import run_command
 from harness.samples import take_samples
 from harness.telemetry import summarise_csv
+from harness.throwaway import make_throwaway
 from harness.tracks.track import Track
 from harness.watcher import Watcher
 
@@ -161,7 +162,7 @@ class Series:
         """(folder to throw away, copy of the arm's source in it): what a run does to its own
         folder must not touch the evidence."""
         try:
-            scratch = Path(tempfile.mkdtemp(prefix="speedrun-"))
+            scratch = make_throwaway("run")
         except OSError as error:
             raise _no_room(tempfile.gettempdir(), error) from None
         try:
