@@ -17,6 +17,7 @@ from harness.audit_report import (
 from harness.auditing import audit_checks
 from harness.bundle import Run
 from harness.checks.check import Check
+from harness.checks.data import KNOWN_BINARIES
 from harness.logs import parse_log
 from harness.verdict import judge
 from tests.support.audited import HONEST, judged, mini_bundle, mini_track
@@ -74,6 +75,11 @@ def test_connections_and_binaries(honest_audit: AuditReport, mini_data: Path) ->
     binaries = {"home: fast.so": "b" * 64}
     check = of("data", honest_audit, mini_data, binaries=binaries)
     assert check.details == (f"loaded home: fast.so (sha256 {'b' * 16}…)",)
+    known = {f"other: {i}.so": digest for i, digest in enumerate(KNOWN_BINARIES)}
+    assert len(known) == 2
+    assert of("data", honest_audit, mini_data, binaries=known).status == "pass"
+    renamed = {"other: /srv/fa3/_C.so": "c" * 64, **known}  # the name makes no binary known
+    assert of("data", honest_audit, mini_data, binaries=renamed).status == "warn"
 
 
 def test_shards_must_be_those_the_track_states(mini_data: Path) -> None:
