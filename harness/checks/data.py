@@ -23,8 +23,8 @@ KNOWN_BINARIES = {
         "nvidia_cuda_runtime_cu12-12.8.90 (manylinux2014_x86_64): libcudart.so.12"
     ),
 }
-"""What the extra `gpu` installs, by hash of the file in PyPI's wheels: the same wherever it lies, say
-in the folder that SPEEDRUN_FA3_PATH names."""
+"""What the extra `gpu` installs, by hash of the file in PyPI's wheels: the same wherever it lies,
+say in the folder that SPEEDRUN_FA3_PATH names."""
 CLAIM = "the runs read the track's token stream and nothing else"
 RULE = "the stream of tokens is not changed; validation tokens are for validation"
 
