@@ -24,7 +24,8 @@ READ_BYTES, READ_SHARE = 1 << 18, 0.25
 CHILD_CPU_S = 0.5
 CHILD_WITHOUT_GPU_S, CHILD_UNKNOWN_S = 5.0, 2.0
 """On a GPU's track, work after the end that is no training yet. The ends of the compiler's worker
-pools take 0.4 to 0.7 s there (4 x H200, torch 2.11), and none of them holds a GPU."""
+pools, one a rank, are what took 0.4 to 0.7 s there (4 x H200, torch 2.11), as far as the start of
+such programs tells; whether they hold a GPU was first looked at after that run."""
 LEARNT_NATS = 0.1
 CLAIM = "nothing but compilation, a warm-up without trace and validation lies outside the clock"
 RULE = "training time counts everything but validation"

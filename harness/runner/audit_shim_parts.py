@@ -22,7 +22,7 @@ DATA = os.path.realpath(os.environ.get("DATA_PATH", "."))
 LINES_OF_A_KIND = 20_000
 """A script of record size opens 6,000 files, its compile caches nearly all of them."""
 CALLS_LIMIT = 400_000
-SAMPLES, TENSORS = 128, 4000
+SAMPLES, TENSORS, PASSES = 128, 4000, 256
 RELATED = 0.5
 """Correlation of a tensor's samples before and after: fresh draws have about 0, trained ones 1."""
 TRACED = frozenset({"FakeTensor", "FunctionalTensor"})
@@ -148,8 +148,9 @@ class Parameters:
     """Samples of every trainable tensor, before the first backward pass that it is there for, and
     at the first line.
 
-    Looked for at the first four passes, then at every power of two: some scripts send a scalar
-    backward before they have a model.
+    Looked for at every pass, as some scripts send a scalar backward before they have a model, and
+    what is first seen after some training would pass for untrained. After PASSES nothing is added:
+    what comes later has no earlier state and counts as drawn anew.
     """
 
     def __init__(self) -> None:
@@ -182,7 +183,7 @@ class Parameters:
     def backward(self, torch: Any) -> None:
         """Called before each backward pass."""
         self.passes += 1
-        if self.at_the_clock or (self.passes > 4 and self.passes & (self.passes - 1)):
+        if self.at_the_clock or self.passes > PASSES:
             return
         known = {id(reference()) for reference in self.references}
         new = [tensor for tensor in self.found(torch) if id(tensor) not in known]

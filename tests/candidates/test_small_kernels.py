@@ -714,7 +714,7 @@ if __name__ == "__main__" and "--interpret" in sys.argv:
 
 def test_compiled_graphs_can_be_cached(K: ModuleType) -> None:
     """A torch.autograd.Function in the graph keeps it out of AOTAutograd's cache: every start then
-    traces it anew (warm start of the record program on an H200: 97 s with, 31 s without)."""
+    traces it anew."""
     from torch._functorch._aot_autograd.autograd_cache import check_cacheable
 
     graphs = []

@@ -221,6 +221,30 @@ def test_parameters_made_after_a_first_backward_pass(
     assert notes["clock"][0]["parameters"] == {**zeros, **expected}
 
 
+@pytest.mark.parametrize(("dummies", "expected"), [(5, {"kept": 2}), (300, {"fresh": 2})])
+def test_training_behind_dummy_passes_is_not_the_untrained_state(
+    tmp_path: Path, dummies: int, expected: dict[str, int]
+) -> None:
+    """The model comes after passes that mean nothing, is trained, and put back to half-way."""
+    pytest.importorskip("torch")
+    done, notes = shim(
+        tmp_path,
+        "import torch\n"
+        f"for _ in range({dummies}): torch.ones(1, requires_grad=True).sum().backward()\n"
+        "model = torch.nn.Linear(200, 100)\n"
+        "for step in range(4):\n"
+        "    if step == 3: state = {k: v.clone() for k, v in model.state_dict().items()}\n"
+        "    model(torch.randn(5, 200)).square().sum().backward()\n"
+        "    with torch.no_grad():\n"
+        "        for p in model.parameters(): p -= 1e-3 * p.grad\n"
+        "model.load_state_dict(state)\n"
+        "print('step:0/9 val_loss:10.8 train_time:0ms step_avg:0.00ms')\n",
+    )
+    assert done.returncode == 0, done.stderr
+    zeros = {"tensors": 2, "same": 0, "kept": 0, "fresh": 0}
+    assert notes["clock"][0]["parameters"] == {**zeros, **expected}
+
+
 # -- samples of parameters, compared ---------------------------------------------------------
 
 Sample = tuple[tuple[int, ...], tuple[float, ...]]
