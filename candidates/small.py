@@ -34,7 +34,7 @@ import struct
 import subprocess
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -167,6 +167,7 @@ class Config:
     relu2_kernel: bool = True
     sparse_bigram: bool = True
     compile: bool = True
+    graphs: bool = False  # what a step launches is recorded in CUDA graphs; not yet run on a GPU
 
     # records after #84, each off until it has paid on a GPU; see RECORDS
     gated_mudd: bool = False  # 85: per-token gates in place of static scalars
@@ -2964,6 +2965,163 @@ def cast_up(mlp_bank: Tensor, scale: Tensor, up_fp8: Tensor, up_scale: Tensor) -
 
 
 # ============================================================================================
+# Recorded launches
+# ============================================================================================
+class Recorder:
+    """CUDA graphs: what a function launches on the GPU, recorded once and launched as one.
+
+    Stage 1 needs 24 ms of kernels a step, some 800 of them; on a host that takes 7 to 10 us to
+    launch one, the CPU took 36 to 47 ms (8 x H200). All recordings share one pool of memory: what
+    one of them needs for itself only is the others' to overwrite, what it returns is not.
+    """
+
+    def __init__(self) -> None:
+        self.pool = torch.cuda.graph_pool_handle()
+
+    @staticmethod
+    def usable(device: torch.device) -> bool:
+        """Recording needs a stream other than the default one; see join_job."""
+        if device.type != "cuda":
+            return False
+        return torch.cuda.current_stream(device) != torch.cuda.default_stream(device)
+
+    def record(self, fn: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
+        """(what fn returned, replay): nothing runs before replay(), which fills that anew.
+
+        Other threads go on meanwhile, NCCL's watchdog among them: hence thread_local."""
+        graph = torch.cuda.CUDAGraph()
+        stream = torch.cuda.current_stream()
+        with torch.cuda.graph(graph, self.pool, stream, capture_error_mode="thread_local"):
+            kept = fn()
+        return kept, graph.replay
+
+    @torch.no_grad()
+    def checked(self, fn: Callable[[], Any], state: Sequence[Tensor]) -> Callable[[], None]:
+        """Replay of fn(), which changes `state` in place; run once here, with that effect.
+
+        Raises RuntimeError if a replay does not leave the bits that a plain call leaves."""
+        before = [t.clone() for t in state]
+        fn()  # also compiles and loads what must not be compiled or loaded in a recording
+        after = [t.clone() for t in state]
+        _, replay = self.record(fn)
+        for t, old in zip(state, before, strict=True):
+            t.copy_(old)
+        replay()
+
+        def bits(t: Tensor) -> Tensor:
+            return t.reshape(-1).view(torch.uint8)
+
+        pairs = list(zip(state, after, strict=True))
+        if not all(torch.equal(bits(t), bits(new)) for t, new in pairs):
+            for t, new in pairs:
+                t.copy_(new)
+            raise RuntimeError("a replay gives other numbers than a plain call")
+        return replay
+
+
+class Pass(NamedTuple):
+    """Forward and backward of one kind of micro-batch, recorded."""
+
+    inputs: list[Tensor]  # to be filled before a replay
+    before: list[Tensor | None]  # the gradients it adds to; None: it writes that one anew
+    grads: list[Tensor]  # the gradients after it
+    replay: Callable[[], None]
+
+
+class Passes:
+    """The recorded passes, by kind: shapes, windows, scales, and which gradients are there already
+    (Adam's of an even step are added to by the odd one)."""
+
+    def __init__(
+        self, params: Iterable[nn.Parameter], state: Sequence[Tensor], recorder: Recorder
+    ) -> None:
+        """state: what else a pass changes in place."""
+        self.params, self.state, self.recorder = list(params), state, recorder
+        self.known: dict[tuple[Any, ...], Pass] = {}
+        self.refused: dict[tuple[Any, ...], str] = {}
+
+    def kind(self, inputs: Sequence[Tensor], constants: tuple[Any, ...]) -> tuple[Any, ...]:
+        there = tuple(p.grad is not None for p in self.params)
+        return *(tuple(t.shape) for t in inputs), *constants, there
+
+    def run(
+        self,
+        losses_of: Callable[..., Tensor],
+        inputs: Sequence[Tensor],
+        constants: tuple[Any, ...],
+        scale: float,
+        may_record: bool,
+    ) -> None:
+        """Add the gradients of scale * losses_of(*inputs).sum() to the parameters'.
+
+        constants: all else that losses_of depends on and that is no tensor."""
+        kind = self.kind(inputs, constants)
+        if may_record and kind not in self.known and kind not in self.refused:
+            try:
+                self.known[kind] = self.record(losses_of, inputs, scale)
+            except RuntimeError as error:
+                self.refused[kind] = str(error).splitlines()[0]
+        found = self.known.get(kind)
+        if found is None:
+            (losses_of(*inputs).sum() * scale).backward()
+            return
+        for kept, new in zip(found.inputs, inputs, strict=True):
+            kept.copy_(new)
+        for p, old, grad in zip(self.params, found.before, found.grads, strict=True):
+            if old is not None and p.grad is not old:
+                old.copy_(p.grad)
+            p.grad = grad
+        found.replay()
+
+    def record(
+        self, losses_of: Callable[..., Tensor], given: Sequence[Tensor], scale: float
+    ) -> Pass:
+        """Record the pass that would run now. Raises RuntimeError where that cannot be done, or its
+        replay strays from a plain pass by more than the order of atomic sums explains."""
+        inputs = [t.clone() for t in given]
+        before = [p.grad for p in self.params]
+
+        def run(add_to: Sequence[Tensor | None]) -> tuple[Tensor, list[Tensor]]:
+            losses = losses_of(*inputs)
+            grads = torch.autograd.grad(losses.sum() * scale, self.params)
+            return losses.detach(), [
+                self._sum(*three) for three in zip(self.params, add_to, grads, strict=True)
+            ]
+
+        state = [t.clone() for t in self.state]
+        # A plain pass first: compiles and loads what must not be compiled or loaded in a recording.
+        right, right_grads = run([None] * len(before))
+        for old, new in zip(before, right_grads, strict=True):
+            if old is not None:
+                torch.zeros_like(old).add_(new)
+        saved = [None if old is None else old.clone() for old in before]
+        (losses, grads), replay = self.recorder.record(lambda: run(before))
+        for old in before:
+            if old is not None:
+                old.zero_()
+        for t, old in zip(self.state, state, strict=True):
+            t.copy_(old)
+        replay()
+        near = float((losses - right).abs().max()) <= 1e-3
+        for got, want in zip(grads, right_grads, strict=True):
+            near &= float((got - want).float().norm()) <= 0.02 * float(want.float().norm()) + 1e-12
+        for old, kept in zip(before, saved, strict=True):
+            if old is not None and kept is not None:
+                old.copy_(kept)
+        if not near:
+            raise RuntimeError("a replay gives other numbers than a plain pass")
+        return Pass(inputs, before, grads, replay)
+
+    @staticmethod
+    @torch.no_grad()
+    def _sum(p: nn.Parameter, old: Tensor | None, grad: Tensor) -> Tensor:
+        """The parameter's gradient after this pass, in the parameter's own layout."""
+        if old is not None:
+            return old.add_(grad)
+        return grad if grad.stride() == p.stride() else torch.empty_like(p).copy_(grad)
+
+
+# ============================================================================================
 # Communication
 # ============================================================================================
 class Comms:
@@ -2985,11 +3143,12 @@ class Comms:
             return dist.all_reduce(t, op=dist.ReduceOp.AVG, async_op=True)
         return None
 
-    def reduce_scatter_mean(self, full: Tensor) -> tuple[Tensor, Any]:
-        """This rank's slice of axis 0 of the mean, and the handle to wait for."""
+    def reduce_scatter_mean(self, full: Tensor, out: Tensor | None = None) -> tuple[Tensor, Any]:
+        """This rank's slice of axis 0 of the mean, in `out` if given; the handle to wait for."""
         if self.world == 1:
             return full, None
-        out = full.new_empty((full.size(0) // self.world, *full.shape[1:]))
+        if out is None:
+            out = full.new_empty((full.size(0) // self.world, *full.shape[1:]))
         return out, self._scatter(out, full, op=dist.ReduceOp.AVG, async_op=True)
 
     def all_gather(self, full: Tensor, own: Tensor) -> Any:
@@ -3022,6 +3181,7 @@ class SparseRows:
         self.touched = np.zeros(rows, dtype=np.uint8)
         self.bounds = np.arange(comms.world + 1) * (rows // comms.world)
         self.handle: Any = None
+        self.mean: Tensor | None = None
 
     def clear(self) -> None:
         self.touched.fill(0)
@@ -3069,7 +3229,10 @@ class SparseRows:
         """This rank's rows of the mean gradient; adds what others sent into `grad`."""
         wait(self.handle)
         grad.index_add_(0, self.recv_rows, self.received)
-        return self.comms.own(grad) * (1 / self.comms.world)
+        own = self.comms.own(grad)
+        if self.mean is None:  # always the same tensor: a recorded update reads it
+            self.mean = torch.empty_like(own)
+        return torch.mul(own, 1 / self.comms.world, out=self.mean)
 
 
 # ============================================================================================
@@ -3269,18 +3432,55 @@ def small_update(
         t.copy_(new.view_as(t))
 
 
-def scalar() -> Tensor:
-    return torch.zeros((), dtype=torch.float32)
+class Scalars:
+    """The rates of a step, 0-D tensors that change from step to step.
+
+    On the CPU they are arguments of the compiled kernels. A recording would keep their values, so
+    for recorded updates they lie on the GPU and all of them travel in one copy.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.values = device, torch.zeros(64, 4)  # one every 16 bytes
+        self.there = self.values if device.type == "cpu" else self.values.to(device)
+        self.used = 0
+
+    def new(self) -> Tensor:
+        self.used += 1
+        return self.there[self.used - 1, 0]
+
+    def fill(self, scalar: Tensor, value: float) -> None:
+        self.values[scalar.storage_offset() // 4, 0] = value
+
+    def send(self) -> None:
+        if self.there is not self.values:
+            self.there.copy_(self.values.pin_memory(), non_blocking=True)
 
 
 class Optimizer:
     """NorMuon for the banks on every step, Adam for the rest on odd steps; one object, no hooks."""
 
     def __init__(
-        self, model: GPT, cfg: Config, schedule: Schedule, comms: Comms, accumulation: int
+        self,
+        model: GPT,
+        cfg: Config,
+        schedule: Schedule,
+        comms: Comms,
+        accumulation: int,
+        recorder: Recorder | None = None,
     ) -> None:
         self.model, self.cfg, self.schedule, self.comms = model, cfg, schedule, comms
         device = model.device
+        self.recorder = recorder
+        self.recording = False  # set during the warm-up
+        self.recorded: dict[str, tuple[Tensor, Callable[[], None]]] = {}  # by name, for a gradient
+        self.refused: dict[str, str] = {}
+        self.scalars = Scalars(device if recorder is not None else torch.device("cpu"))
+        scalar = self.scalars.new
+
+        def scattered(own: Tensor) -> Tensor | None:
+            """Where the reduced gradient arrives, always the same for a recorded update."""
+            return torch.empty_like(own) if recorder is not None and comms.world > 1 else None
+
         named = dict(model.named_parameters())
         missing = named.keys() - RULES.keys()
         assert not missing, f"no optimizer rule for {missing}"
@@ -3311,6 +3511,7 @@ class Optimizer:
                     else None
                 ),
                 "factor": comms.own(factor).to(device),
+                "scattered": scattered(own),
             }
 
         self.bank_params = [bank["param"] for bank in self.banks.values()]
@@ -3331,6 +3532,7 @@ class Optimizer:
                     "steps": 0,
                     "step_size": scalar(),
                     "decay": scalar(),
+                    "scattered": scattered(own),
                 }
 
         # replicated parameters, flat
@@ -3427,13 +3629,16 @@ class Optimizer:
         return name == "small" or name in self.banks or name in self.tables
 
     def _set_scalars(self, step: int, adam: bool, skipped: set[str]) -> None:
-        cfg, factor = self.cfg, self.schedule.lr_factor(step)
-        self.muon_scalars["mu"].fill_(self.schedule.muon_momentum(step))
-        self.muon_scalars["lr"].fill_(cfg.muon_lr * factor)
-        self.muon_scalars["wd"].fill_(cfg.muon_wd * cfg.muon_lr * factor)
-        if not adam:
-            return
-        lr = cfg.adam_lr * factor
+        cfg, factor, fill = self.cfg, self.schedule.lr_factor(step), self.scalars.fill
+        fill(self.muon_scalars["mu"], self.schedule.muon_momentum(step))
+        fill(self.muon_scalars["lr"], cfg.muon_lr * factor)
+        fill(self.muon_scalars["wd"], cfg.muon_wd * cfg.muon_lr * factor)
+        if adam:
+            self._set_adam_scalars(cfg.adam_lr * factor, skipped)
+        self.scalars.send()
+
+    def _set_adam_scalars(self, lr: float, skipped: set[str]) -> None:
+        cfg, fill = self.cfg, self.scalars.fill
 
         def correction(betas: tuple[float, float], t: int) -> float:
             return math.sqrt(1 - betas[1] ** t) / (1 - betas[0] ** t)
@@ -3443,12 +3648,12 @@ class Optimizer:
                 continue
             rule = RULES[name]
             state["steps"] += 1
-            state["step_size"].fill_(lr * rule.lr_mul * correction(rule.betas, state["steps"]))
-            state["decay"].fill_((lr * rule.lr_mul) ** 2 * cfg.adam_wd * rule.wd_mul)
+            fill(state["step_size"], lr * rule.lr_mul * correction(rule.betas, state["steps"]))
+            fill(state["decay"], (lr * rule.lr_mul) ** 2 * cfg.adam_wd * rule.wd_mul)
         self.small["steps"] += 1
         for betas, size in zip(self.small_pairs, self.small["step_sizes"], strict=True):
-            size.fill_(lr * correction(betas, self.small["steps"]))
-        self.small["decay"].fill_(lr**2 * cfg.adam_wd)
+            fill(size, lr * correction(betas, self.small["steps"]))
+        fill(self.small["decay"], lr**2 * cfg.adam_wd)
 
     def _scatter(self, name: str) -> tuple[Tensor, Any]:
         """Start reducing one gradient: (where the result will be, handle)."""
@@ -3456,19 +3661,52 @@ class Optimizer:
             torch._foreach_copy_(self.small["views"], [p.grad for p in self.small_params])
             return self.small["grad"], self.comms.all_reduce_mean(self.small["grad"])
         if name in self.banks:
-            grad = self.banks[name]["param"].grad
-            return self.comms.reduce_scatter_mean(grad.view(self.banks[name]["full"].shape))
+            bank = self.banks[name]
+            grad = bank["param"].grad.view(bank["full"].shape)
+            return self.comms.reduce_scatter_mean(grad, bank["scattered"])
         grad = self.tables[name]["param"].grad
         if name == "lm_head" and self.tied:
             transpose_add(self.model.embed.grad, grad)
         if name == "bigram_embed" and self.sparse is not None:
             self.sparse.send_gradients(grad)
             return grad, None
-        return self.comms.reduce_scatter_mean(grad)
+        return self.comms.reduce_scatter_mean(grad, self.tables[name]["scattered"])
 
     def _work(self, name: str, grad: Tensor, handle: Any) -> Any:
         """Wait for the reduction, update, start the gather and return its handle."""
         wait(handle)
+        if name == "bigram_embed" and self.sparse is not None:
+            grad = self.sparse.mean_of_own(grad)
+        if self.recording and name not in self.recorded and name not in self.refused:
+            self._record(name, grad)
+        elif name in self.recorded and self.recorded[name][0] is grad:
+            self.recorded[name][1]()
+        else:
+            self._update(name, grad)
+        if name == "small":
+            return None
+        state = self.banks.get(name) or self.tables[name]
+        return self.comms.all_gather(state["full"], state["own"])
+
+    def _record(self, name: str, grad: Tensor) -> None:
+        """Update, and record it where the gradient always comes in this tensor."""
+        state = self.small if name == "small" else self.banks.get(name) or self.tables[name]
+        assert self.recorder is not None
+        if name != "small" and self.comms.world == 1:  # the gradient itself, of the pass before
+            return self._update(name, grad)
+        changed = [state[key] for key in ("own", "low", "momentum", "second", "m", "v")
+                   if state.get(key) is not None]  # fmt: skip
+        try:
+            replay = self.recorder.checked(
+                lambda: self._update(name, grad), [*changed, *state.get("data", ())]
+            )
+        except RuntimeError as error:
+            self.refused[name] = str(error).splitlines()[0]
+        else:
+            self.recorded[name] = grad, replay
+
+    def _update(self, name: str, grad: Tensor) -> None:
+        """One step of one bank, table or of all that is small, in place."""
         cfg = self.cfg
         if name == "small":
             s = self.small
@@ -3477,22 +3715,18 @@ class Optimizer:
                 s["decay_mul"], s["groups"], s["step_sizes"], s["decay"],
                 cfg.adam_eps, cfg.cautious_decay,
             )  # fmt: skip
-            return None
-        if name in self.banks:
+        elif name in self.banks:
             b = self.banks[name]
             self._normuon(
                 b["own"], b["low"], grad, b["momentum"], b["second"], b["factor"],
                 *self.muon_scalars.values(), cfg.muon_beta2, cfg.normuon, cfg.cautious_decay,
             )  # fmt: skip
-            return self.comms.all_gather(b["full"], b["own"])
-        t = self.tables[name]
-        if name == "bigram_embed" and self.sparse is not None:
-            grad = self.sparse.mean_of_own(grad)
-        self._adam(
-            t["own"], grad, t["m"], t["v"], t["step_size"], t["decay"],
-            *RULES[name].betas, cfg.adam_eps, cfg.cautious_decay,
-        )  # fmt: skip
-        return self.comms.all_gather(t["full"], t["own"])
+        else:
+            t = self.tables[name]
+            self._adam(
+                t["own"], grad, t["m"], t["v"], t["step_size"], t["decay"],
+                *RULES[name].betas, cfg.adam_eps, cfg.cautious_decay,
+            )  # fmt: skip
 
     def _untie(self) -> None:
         """Give the embedding a copy of the head's Adam state; from now on both train."""
@@ -3509,23 +3743,13 @@ class Optimizer:
     @torch.no_grad()
     def compile_updates(self) -> None:
         """Compile every update on zero gradients with zero rates: nothing changes or is sent."""
-        self.muon_scalars["mu"].fill_(0.0)
-        for s in (self.muon_scalars["lr"], self.muon_scalars["wd"], self.small["decay"]):
-            s.zero_()
+        self.scalars.values.zero_()
+        self.scalars.send()
         for name in WORK_ORDER:
-            if not self._known(name):
-                continue
-            state = self.small if name == "small" else self.banks.get(name) or self.tables[name]
-            for key in ("step_size", "decay"):
-                if key in state:
-                    state[key].zero_()
-            for size in state.get("step_sizes", ()):
-                size.zero_()
-            grad = state["grad"] if name == "small" else torch.zeros_like(state["own"])
-            comms, sparse = self.comms, self.sparse
-            self.comms, self.sparse = Comms(comms.rank, 1), None
-            self._work(name, grad, None)
-            self.comms, self.sparse = comms, sparse
+            if self._known(name):
+                state = self.small if name == "small" else self.banks.get(name) or self.tables[name]
+                grad = state["grad"] if name == "small" else torch.zeros_like(state["own"])
+                self._update(name, grad)
 
 
 # ============================================================================================
@@ -3619,6 +3843,8 @@ def memory_estimate(cfg: Config, world: int) -> int:
     sizes = {n: p.numel() for n, p in GPT(cfg, torch.device("meta"), world).named_parameters()}
     total, banks = sum(sizes.values()), sum(n for m, n in sizes.items() if m.endswith("_bank"))
     fixed = 4 * total + 4 * max(sizes.values()) + (8 * (total - banks) + 6 * banks) // world
+    if cfg.graphs:  # gradients of each recorded pass: all of an even step, the banks' of an odd one
+        fixed += 2 * len(cfg.stages) * (total + banks)
     tokens = max(s.batch_tokens for s in cfg.stages) // SLOTS
     layer = 2 * cfg.mlp_dim + 28 * cfg.model_dim
     head = (4 if cfg.fp8_head else 12) * cfg.vocab_size
@@ -3658,6 +3884,9 @@ def warmup_plan(schedule: Schedule, last: int) -> tuple[list[int], list[int]]:
     that is each stage in which a validation falls, and the end with its own window.
     """
     train = {s for s in (*schedule.starts, 1, schedule.split_step) if s < last}
+    if schedule.cfg.graphs:  # of every stage a step without Adam, and the next
+        for start in schedule.starts:
+            train |= {s for s in range(start, start + 2 + start % 2) if s < last}
     untied = [s for s in range(schedule.split_step + 1, last) if schedule.is_adam_step(s)]
     if untied:
         in_last_stage = [s for s in untied if s >= schedule.starts[3]]
@@ -3714,12 +3943,19 @@ class Trainer:
         self.schedule, self.yarn = Schedule(cfg), Yarn(cfg)
         self.model = GPT(cfg, device, world)
         self.model.set_grad_scale(1 / self.accumulation)
+        recorder = Recorder() if cfg.graphs and Recorder.usable(device) else None
         if world > 1 and dist.is_initialized():
             for t in self.model.state_dict().values():  # parameters and the sign table
                 dist.broadcast(t, 0)
         self.optimizer = Optimizer(
-            self.model, cfg, self.schedule, Comms(rank, world), self.accumulation
+            self.model, cfg, self.schedule, Comms(rank, world), self.accumulation, recorder
         )
+        self.recorder, self.recording = recorder, False
+        self.passes: Passes | None = None
+        if recorder is not None:
+            state = [self.model.post_scale] if cfg.fp8_down else []
+            self.passes = Passes(self.model.parameters(), state, recorder)
+        self.casts: dict[bool, Callable[[], None]] = {}  # recorded quantize_mlp, by `exact`
         self.forward = maybe_compiled(self.model, cfg)
         if cfg.compile:
             torch._dynamo.config.recompile_limit = 64
@@ -3760,26 +3996,61 @@ class Trainer:
         for _ in range(self.accumulation):
             batch = loader.next(self.tokens, self.max_seq_len)
             self.optimizer.before_forward(batch, step)
-            losses = self.forward(
-                batch.tokens,
-                batch.targets,
-                batch.cu_seqlens,
-                batch.bigram_rows,
-                self.mtp_weights[step],
-                *self.windows,
-                self.max_seq_len,
-                self.softmax_scale,
-                self.prefix_weights[step],
-            )
+            if self.passes is not None:
+                self.recorded_pass(self.passes, batch, step)
+                self.optimizer.before_backward(step)
+                continue
+            losses = self.losses(*self.pass_inputs(batch, step))
             self.optimizer.before_backward(step)
             (losses.sum() * self.model.grad_scale).backward()
             del losses
+
+    def pass_inputs(self, batch: Batch, step: int) -> list[Tensor]:
+        """What a training pass reads anew each time; the rest stays over a stage."""
+        prefix = self.prefix_weights[step]
+        return [*batch[:4], self.mtp_weights[step], *([] if prefix is None else [prefix])]
+
+    def losses(
+        self, tokens: Tensor, targets: Tensor, cu_seqlens: Tensor, rows: Tensor, mtp: Tensor,
+        prefix: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Loss of every token under the windows, the length and the scale of this stage."""
+        return self.forward(
+            tokens, targets, cu_seqlens, rows, mtp,
+            *self.windows, self.max_seq_len, self.softmax_scale, prefix,
+        )  # fmt: skip
+
+    def recorded_pass(self, passes: Passes, batch: Batch, step: int) -> None:
+        constants = self.window_short, self.window_long, self.max_seq_len, self.yarn.scale
+        inputs, scale = self.pass_inputs(batch, step), self.model.grad_scale
+        passes.run(self.losses, inputs, constants, scale, may_record=self.recording)
+
+    def quantize(self, exact: bool) -> None:
+        """The model's FP8 copies, by a recording where there is one."""
+        exact = exact and self.cfg.fp8_down  # nothing else knows the difference
+        if exact in self.casts:
+            self.casts[exact]()
+        else:
+            self.model.quantize_mlp(exact)
+
+    def record_casts(self) -> None:
+        """Record quantize_mlp in both its forms."""
+        if self.recorder is None or not self.cfg.fp8_mlp:
+            return
+        names = ("up_fp8", "up_scale", "down_fp8_t", "down_scale_next", "down_scale", "down_amax")
+        model = self.model
+        state = [t for name in names if (t := getattr(model, name, None)) is not None]
+        for exact in {False, self.cfg.fp8_down}:
+            with contextlib.suppress(RuntimeError):
+                self.casts[exact] = self.recorder.checked(
+                    lambda exact=exact: model.quantize_mlp(exact), state
+                )
 
     def train_step(self, loader: TrainLoader, step: int) -> None:
         self.set_stage(step)
         self.forward_backward(loader, step)
         self.optimizer.step(step)
-        self.model.quantize_mlp(exact=self.warming_up or step < DELAYED_FROM)
+        self.quantize(exact=self.warming_up or step < DELAYED_FROM)
         for notice in loader.notices and loader.take_notices():
             self.log.write(notice)
 
@@ -3846,6 +4117,18 @@ class Trainer:
         self.optimizer.sparse = sparse
         self.reset()
 
+    def told_of_recordings(self, passes: Passes) -> list[str]:
+        """What was recorded, and a line for whatever could not be."""
+        known, updates = len(passes.known), sorted(self.optimizer.recorded)
+        refused = [
+            *self.optimizer.refused.items(),
+            *(("a pass", w) for w in passes.refused.values()),
+        ]
+        return [
+            f"recorded: {known} passes, {len(self.casts)} casts, updates of {', '.join(updates)}",
+            *(f"not recorded: {name} ({why})" for name, why in refused),
+        ]
+
     def fake_validation_batch(self) -> Batch:
         buffer = np.full(self.cfg.val_tokens_per_rank + 1, self.cfg.bos_id + 1, dtype=np.uint16)
         return unaligned_batch(buffer % self.cfg.vocab_size, self.cfg, self.device)
@@ -3866,12 +4149,24 @@ class Trainer:
             dist.all_reduce(torch.zeros(1))  # on the CPU: a barrier that may take minutes
             self.log.phase("compilation, each graph by one rank")
         loader = throw_away_loader()
+        self.recording = self.optimizer.recording = self.recorder is not None
+        took: list[str] = []
         for step in sorted({*train, *validate}):
             self.set_stage(step)
-            if step in validate:
-                self.validation_losses(self.fake_validation_batch(), step)
-            if step in train:
-                self.train_step(loader, step)
+            for kind in [k for k, steps in (("val", validate), ("step", train)) if step in steps]:
+                began = time.perf_counter()
+                if kind == "val":
+                    self.validation_losses(self.fake_validation_batch(), step)
+                else:
+                    self.train_step(loader, step)
+                self.synchronize()
+                took.append(f"{kind} {step} {time.perf_counter() - began:.1f}")
+        self.log.write(f"startup: of which, in seconds: {', '.join(took)}")
+        if self.passes is not None:
+            self.record_casts()
+            self.recording = self.optimizer.recording = False
+            for line in self.told_of_recordings(self.passes):
+                self.log.write(line)
         with torch.no_grad():
             for n, p in self.model.named_parameters():
                 p.copy_(state[n])
@@ -3948,6 +4243,7 @@ def compile_for(cfg: Config, world: int) -> None:
     cfg, _ = fit_to_device(cfg, device)
     use_attention(find_attention(device))
     check_memory(cfg, world, device)
+    leave_default_stream(cfg, device)
     trainer = Trainer(cfg, 0, world, device, log)
     plan = warmup_plan(trainer.schedule, cfg.total_steps)
     trainer.compile_share(*plan, TrainLoader(cfg, 0, world, device), 0, 1)
@@ -4013,6 +4309,13 @@ def join_job() -> Place:
     return Place(rank, world, device, isolated)
 
 
+def leave_default_stream(cfg: Config, device: torch.device) -> None:
+    """From here on this thread computes on a stream of its own: the default one cannot be recorded.
+    Before the first parameter: what adds up its gradient stays on the stream it was made on."""
+    if cfg.graphs and device.type == "cuda":
+        torch.cuda.set_stream(torch.cuda.Stream(device))
+
+
 def train(
     cfg: Config, last: int | None = None, notes: Sequence[str] = (), seed: int | None = None
 ) -> None:
@@ -4033,6 +4336,7 @@ def train(
     for line in (*notes, *lines, f"attention: {attention.name}"):
         log.write(line)
     log.write(f"world size {world}, gradient accumulation {SLOTS // world}")
+    leave_default_stream(cfg, device)
     log.phase("attention")
 
     if seed is not None:

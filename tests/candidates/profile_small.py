@@ -197,6 +197,7 @@ def whole_steps(small: ModuleType, cfg: Any, repeats: int, top: int) -> None:
     cfg, lines = small.fit_to_device(cfg, place.device)
     attention = small.find_attention(place.device)
     small.use_attention(attention)
+    small.leave_default_stream(cfg, place.device)
     tell = place.rank == 0
     if tell:
         print(*lines, f"attention: {attention.name}", f"{place.world} ranks", sep="\n")
@@ -220,6 +221,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--top", type=int, default=25, help="kernels to list for each stage")
     known, others = parser.parse_known_args(argv)
 
+    # Before CUDA is asked for anything: a rank hides the others' GPUs from itself first.
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        small = load()
+        whole_steps(small, small.parse(others)[0], known.repeats, known.top)
+        return 0
+
     import torch
 
     if not torch.cuda.is_available():
@@ -227,9 +234,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 4
     small = load()
     cfg, _ = small.parse(others)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        whole_steps(small, cfg, known.repeats, known.top)
-        return 0
     device = torch.device("cuda", 0)
     cfg, lines = small.fit_to_device(cfg, device)
     attention = small.find_attention(device)

@@ -6,6 +6,7 @@ the eager ones, and the record-size model compiled, its first loss and its gradi
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -186,3 +187,48 @@ def test_record_model_compiled(
         trainer.optimizer.step(step)
         trainer.model.quantize_mlp()
     assert losses().mean().item() < first - 0.3  # the batch is learnt by heart
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("record", [84, 89])
+def test_recorded_steps_are_plain_steps(
+    record: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six steps on one batch, kernel by kernel and as CUDA graphs: losses as close as atomic sums
+    leave them. All that a step of one process can record is recorded, and replayed."""
+    monkeypatch.setenv("DATA_PATH", str(write_data(tmp_path)))
+    small.use_attention(small.find_attention(CUDA))
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 50_256, 16_385).astype(np.uint16)
+    tokens[::400] = 50_256
+    before, after = torch.cuda.current_stream(), []
+    try:
+        for graphs in (False, True):
+            cfg = small.replace(small.record_config(record), graphs=graphs)
+            cfg, _ = small.fit_to_device(cfg, CUDA)
+            small.leave_default_stream(cfg, CUDA)
+            torch.manual_seed(0)
+            trainer = small.Trainer(cfg, 0, 1, CUDA, small.Log(1))
+            trainer.accumulation = 1
+            trainer.model.set_grad_scale(1.0)
+            batch = small.unaligned_batch(tokens, cfg, CUDA)
+            monkeypatch.setattr(trainer, "set_stage", lambda step: None)
+            loader = SimpleNamespace(next=lambda *_, b=batch: b, notices=[])
+            for step in range(6):
+                trainer.recording = trainer.optimizer.recording = graphs and step < 3
+                trainer.train_step(loader, step)
+                if graphs and step == 2:
+                    trainer.record_casts()
+            with torch.no_grad():
+                after.append(trainer.validation_losses(batch, 0).mean().item())
+            if graphs:
+                assert not trainer.passes.refused
+                assert not trainer.optimizer.refused
+                assert len(trainer.passes.known) == 2
+                assert set(trainer.optimizer.recorded) == {"small"}
+                assert set(trainer.casts) == ({False, True} if cfg.fp8_down else {False})
+            del trainer
+    finally:
+        torch.cuda.set_stream(before)
+    assert after[0] < 10.6
+    assert after[1] == pytest.approx(after[0], abs=0.02)
