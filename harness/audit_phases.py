@@ -101,7 +101,8 @@ class Timeline:
             inside = [at for at in opened if stop <= at < mark.at_s]
             start = min([start, *inside])
             end = mark.at_s - slack_s
-            count += max(0, bisect_right(ordered, end) - bisect_right(ordered, start))
+            # A pass of the line's own moment came after the line, which is noted first.
+            count += max(0, bisect_left(ordered, end) - bisect_right(ordered, start))
         return count
 
 

@@ -63,7 +63,8 @@ def runs_to_next_look(plan: Plan, progress: Progress | None, runs: tuple[Run, ..
         return 0
     counted = [pair for pair in plan.pairs if pair.counts][: ahead[0]]
     arms = ("candidate",) if progress and progress.timing_decided else ("candidate", "baseline")
-    return max(0, 2 - warm) + sum((pair.index, arm) not in done for pair in counted for arm in arms)
+    still = sum((pair.index, arm) not in done for pair in counted for arm in arms)
+    return max(0, plan.warm_up_runs - warm) + still
 
 
 def minutes_left(

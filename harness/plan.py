@@ -125,6 +125,11 @@ class Plan(Record):
     def arm(self, name: ArmName) -> ArmPlan:
         return self.candidate if name == "candidate" else self.baseline
 
+    @property
+    def warm_up_runs(self) -> int:
+        """Runs that come first and never count: both arms of the warm-up pair, or none."""
+        return sum(len(pair.order) for pair in self.pairs if not pair.counts)
+
     def text(self) -> str:
         """The plan as it stands in plan.json. A plan that re-runs nothing does not say so: the
         text, and with it the hash, of plans from before there were re-runs stays what it was."""

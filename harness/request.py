@@ -32,6 +32,7 @@ class Request:
     timeout_s: float | None = None
     exhibition: bool = False
     data_set: str | None = None
+    warm_up: bool = True
 
 
 def check_numbers(request: Request) -> None:

@@ -118,6 +118,14 @@ def plan_series(request: Request, material: Material, warnings: Sequence[str] = 
             why="; ".join(exhibition),
             fix="run it as an exhibition (same judging, never a record): add --exhibition",
         )
+    cache_state = _cache_state(track, sources, environment)
+    if not request.warm_up and cache_state == "cold":
+        raise UnfitError(
+            "a series without a warm-up pair needs warm compile caches",
+            where=str(cache_root() / "compile"),
+            why="at least one of the two scripts has never been compiled here under this torch",
+            fix="leave out --no-warm-up",
+        )
     created = utc_now()
     seed = request.seed if request.seed is not None else secrets.randbelow(2**31)
     plan = Plan(
@@ -134,7 +142,7 @@ def plan_series(request: Request, material: Material, warnings: Sequence[str] = 
         candidate=sources["candidate"].arm_plan(material.origins["candidate"]),
         baseline=sources["baseline"].arm_plan(material.origins["baseline"]),
         design=design,
-        pairs=draw_pairs(seed, max(design.looks)),
+        pairs=draw_pairs(seed, max(design.looks))[0 if request.warm_up else 1 :],
         exclusions=EXCLUSIONS,
         launch=Launch(
             processes=processes,
@@ -143,7 +151,7 @@ def plan_series(request: Request, material: Material, warnings: Sequence[str] = 
             stall_s=min(track.design.stall_s, request.timeout_s or track.design.stall_s),
             data_root=str(data_root),
             data_sha256=data_sha256,
-            compile_caches=_cache_state(track, sources, environment),
+            compile_caches=cache_state,
         ),
     )
     return Prepared(

@@ -180,8 +180,8 @@ def announce(prepared: Prepared, terminal: Terminal) -> None:
     """What will be run, and what it costs at least and at most."""
     plan, track = prepared.plan, prepared.track
     design = plan.design
-    most = 2 + 2 * design.looks[-1]
-    least = 2 + 2 * design.looks[0]
+    most = plan.warm_up_runs + 2 * design.looks[-1]
+    least = plan.warm_up_runs + 2 * design.looks[0]
     run_s = track.design.expected_run_s
     price = track.hardware.reference_price_per_hour
     terminal.info(f"track {track.name}: {track.contest.title}")

@@ -66,6 +66,7 @@ def test_every_file_says_what_it_is(name: str) -> None:
 # Those of the second kind run in the candidate's process, beside its torch.
 IN_THE_CANDIDATES_PROCESS = {
     "runner/audit_shim.py",
+    "runner/audit_shim_graphs.py",
     "runner/audit_shim_parts.py",
     "runner/scorer_program.py",
 }

@@ -73,6 +73,8 @@ def test_backward_passes_in_the_last_part_of_a_validation_are_late() -> None:
     when = timeline(MARKS, [8.0])
     honest = [8.0, 10.2, 11.2, 13.1, 14.1]
     assert when.late_backward(honest, []) == 0
+    # Noted at the line's own moment, it was made after the line.
+    assert when.late_backward([*honest, 13.0, 16.0], []) == 0
     assert when.late_backward([*honest, 12.8, 15.9], []) == 2
     # A restart of the clock some time after the line moves the true stop: no offence.
     assert when.late_backward([*honest, 12.1], []) == 0

@@ -186,6 +186,19 @@ def test_runs_to_the_next_look() -> None:
     assert left([*runs[:4], make_run("candidate", 2, state="failed")]) == 8
 
 
+def test_runs_to_the_next_look_without_a_warm_up_pair() -> None:
+    plan = make_plan()
+    plan = plan.model_copy(update={"pairs": plan.pairs[1:]})
+    runs = series(5)[2:]
+
+    def left(n: int) -> int:
+        state = progress(plan, TRACK, take_samples(plan, runs[:n]))
+        return runs_to_next_look(plan, state, tuple(runs[:n]))
+
+    assert [left(n) for n in range(11)] == list(range(10, -1, -1))
+    assert "run 1 of 10" in shown(begin(state_of([], plan)))
+
+
 def test_minutes_come_from_the_runs_so_far() -> None:
     plan = make_plan()
     assert minutes_left(plan, None, (), TRACK) == 12.0

@@ -11,6 +11,7 @@ from harness.checks.case import Case
 from harness.checks.design import check_design
 from harness.errors import UsageError
 from harness.looks import progress
+from harness.plan import Pair
 from harness.request import Request, check_numbers, choose_design, choose_track, clean_name
 from harness.results import loss_result, timing_result
 from harness.samples import take_samples
@@ -72,6 +73,36 @@ def test_every_design_that_is_offered_is_one_that_the_judge_allows(
         )
     )
     assert (check.status, check.details) == ("pass", ())
+
+
+@pytest.mark.parametrize(
+    ("caches", "status"), [("warm", "pass"), ("unused", "pass"), ("cold", "fail")]
+)
+def test_a_plan_without_its_warm_up_pair(caches: str, status: str) -> None:
+    """Allowed unless caches are to be filled; in any case no other pair may be missing."""
+    plan = make_plan()
+    launch = plan.launch.model_copy(update={"compile_caches": caches})
+
+    def judged(pairs: tuple[Pair, ...]) -> tuple[str, tuple[str, ...]]:
+        asked = plan.model_copy(update={"pairs": pairs, "launch": launch})
+        samples = take_samples(asked, [])
+        state = progress(asked, TRACK, samples)
+        check = check_design(
+            Case(
+                make_bundle(asked, []),
+                samples,
+                state,
+                loss_result(asked, TRACK, samples, state),
+                timing_result(asked, TRACK, samples, state),
+            )
+        )
+        return check.status, check.details
+
+    order = ("plan.json pairs: not the order that seed 1 draws",)
+    assert judged(plan.pairs) == ("pass", ())
+    assert judged(plan.pairs[1:]) == (status, () if status == "pass" else order)
+    for pairs in (plan.pairs[2:], plan.pairs[1:-1], plan.pairs[:-1], (*plan.pairs[1:],) * 2):
+        assert judged(pairs) == ("fail", order)
 
 
 def test_no_such_plan() -> None:

@@ -10,7 +10,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +24,7 @@ from harness.ledger import Ledger, Started
 from harness.plan import Plan
 from harness.series import MAX_EXCLUSIONS, Series, SeriesInterruptedError
 from harness.submission import Prepared, Request, open_bundle, prepare
+from harness.verdict import judge
 from harness.watcher import Silent
 from tests.support.contest import Contest
 
@@ -60,17 +61,20 @@ class Bench:
 
 @pytest.fixture
 def bench(
-    contest: Contest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    contest: Contest,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> Iterator[Bench]:
+    """Parametrized indirectly: fields of the request for it."""
     monkeypatch.chdir(contest.root)
     # An own folder for working copies: other tests run beside this one and leave theirs in /tmp.
     scratch = tmp_path_factory.mktemp("scratch")
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     # Sampling is tested elsewhere, and its process takes longer than a fake run.
     monkeypatch.setattr(series_module, "TelemetrySampler", lambda path: nullcontext())
-    prepared = prepare(
-        Request(track="track.toml", design="fixed", runs=2, seed=1, python=sys.executable)
-    )
+    asked = Request(track="track.toml", design="fixed", runs=2, seed=1, python=sys.executable)
+    prepared = prepare(replace(asked, **getattr(request, "param", {})))
     paths, ledger = open_bundle(prepared)
     yield Bench(prepared, paths, ledger, threading.Event())
     assert not list(scratch.iterdir())
@@ -85,6 +89,22 @@ def test_a_whole_series(bench: Bench) -> None:
     assert read_bundle(bench.paths.root).problems == ()
     bench.run()
     assert bench.kinds() == WHOLE, "a closed series is not gone on with"
+
+
+@pytest.mark.parametrize("bench", [{"warm_up": False}], indirect=True)
+def test_a_series_without_a_warm_up_pair(bench: Bench) -> None:
+    bench.run()
+    assert bench.kinds() == ["planned", *["started", "finished"] * 4, "looked", "closed"]
+    bundle = read_bundle(bench.paths.root)
+    assert bundle.problems == ()
+    assert [run.pair for run in bundle.runs] == [1, 1, 2, 2]
+    assert all(run.counts for run in bundle.runs)
+    first, second = bench.plan.pairs
+    assert [run.arm for run in bundle.runs] == [*first.order, *second.order]
+    verdict = judge(bundle)
+    status = {check.id: check.status for check in verdict.checks}
+    assert (status["design"], status["conduct"], status["evidence"]) == ("pass",) * 3
+    assert verdict.candidate.n == 2
 
 
 @pytest.mark.parametrize("where", ["mkdtemp", "copytree"])

@@ -44,6 +44,13 @@ def submit(
     data_set: Annotated[
         str | None, typer.Option(help="What other data this is (makes it an exhibition).")
     ] = None,
+    warm_up: Annotated[
+        bool,
+        typer.Option(
+            help="Begin with a pair that fills the compile caches and never counts (the default); "
+            "without it they must be warm."
+        ),
+    ] = True,
     timeout: Annotated[float | None, typer.Option(help="Longest life of one run, seconds.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue the series in this bundle.")] = None,
     dry_run: Annotated[
@@ -88,5 +95,6 @@ def submit(
         timeout_s=timeout,
         exhibition=exhibition,
         data_set=data_set,
+        warm_up=warm_up,
     )
     raise typer.Exit(start(request, terminal, json_, dry_run))

@@ -22,6 +22,7 @@ import types
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from audit_shim_graphs import Graphs, is_capturing  # type: ignore[import-not-found]
 from audit_shim_parts import (  # type: ignore[import-not-found]
     LINE_CHARS,
     Calls,
@@ -53,7 +54,7 @@ class Shim:
         self.notes = Notes(folder)
         self.files = Files(self.notes)
         self.backward, self.steps = Calls(self.notes, "backward"), Calls(self.notes, "optimizer")
-        self.parameters = Parameters()
+        self.parameters, self.graphs = Parameters(), Graphs()
         self.config_seen: set[tuple[str, str, str]] = set()
         self.torch: Any = None
         self.lines, self.line, self.told = Calls(self.notes, "line"), "", False
@@ -93,14 +94,15 @@ class Shim:
             @functools.wraps(function)
             def call(*args: Any, **kwargs: Any) -> Any:
                 if not is_traced(args, kwargs):
-                    shim.guarded(shim.parameters.backward, torch)
-                    shim.backward.add()
+                    shim.backward_pass(torch)
                 return function(*args, **kwargs)
 
             return call
 
         # Tensor.backward looks autograd.backward up when it is called.
         autograd.backward, autograd.grad = counted(autograd.backward), counted(autograd.grad)
+        look, replayed = (functools.partial(f, torch) for f in (self.look, self.backward_pass))
+        self.guarded(self.graphs.follow, torch, look, replayed, self.guarded)
         compile_, inside = torch.compile, os.path.dirname(torch.__file__) + os.sep
 
         @functools.wraps(compile_)
@@ -116,6 +118,22 @@ class Shim:
         register.register_optimizer_step_pre_hook(lambda *_: shim.steps.add())
         for name, owner in self.cuda_clocks():
             self.originals[name] = getattr(owner, name)
+
+    def backward_pass(self, torch: Any) -> None:
+        """One is about to be made: called, or replayed from a graph that holds one.
+
+        A call in a capture counts as well. What it sends to the captured stream is only recorded,
+        but nobody can tell here that this is all: a pass over CPU tensors, or over what another
+        stream computed, trains at once. An honest script has one pass more before the clock.
+        """
+        self.guarded(self.graphs.passed)
+        self.look(torch)
+        self.backward.add()
+
+    def look(self, torch: Any) -> None:
+        """At the parameters; not in a capture, which that would break, but before one begins."""
+        if not is_capturing(torch):
+            self.guarded(self.parameters.backward, torch)
 
     def cuda_clocks(self) -> list[tuple[str, Any]]:
         cuda = self.torch.cuda

@@ -64,7 +64,8 @@ class Notes:
 
 
 class Calls:
-    """Moments of calls of one kind, written 256 to a line."""
+    """Moments of calls of one kind, written 256 to a line. To the microsecond: a replayed graph
+    follows a printed line within less than a tenth of a millisecond."""
 
     def __init__(self, notes: Notes, kind: str) -> None:
         self.notes, self.kind, self.total = notes, kind, 0
@@ -73,7 +74,7 @@ class Calls:
     def add(self) -> None:
         self.total += 1
         if self.total <= CALLS_LIMIT:
-            self.moments.append(round(now(), 4))
+            self.moments.append(round(now(), 6))
             if len(self.moments) >= 256:
                 self.flush()
 
@@ -183,7 +184,7 @@ class Parameters:
         return taken
 
     def backward(self, torch: Any) -> None:
-        """Called before each backward pass."""
+        """Called before each backward pass, and before a CUDA graph is captured."""
         self.passes += 1
         if self.at_the_clock or self.passes > self.looks:
             return

@@ -12,7 +12,11 @@ from pathlib import Path
 import pytest
 
 from harness.cli.main import main
+from harness.plan import read_plan
+from harness.submission import _cache_folder, _cache_state
+from harness.tracks.track import load_track
 from tests.support.contest import ROOT, Contest
+from tests.support.series import SOURCES, fake_track, make_environment
 from tests.support.tamper import Copy
 
 
@@ -78,6 +82,54 @@ def test_a_folder_that_is_yet_to_be_made(here: Contest, capsys: pytest.CaptureFi
     assert code == 0, err
     assert json.loads(out)["track"] == "fake"
     assert not (here.root / "a").exists(), "a dry run makes nothing"
+
+
+def test_a_plan_with_and_without_a_warm_up_pair(
+    here: Contest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dry = ("--track", "track.toml", "--seed", "7", "--dry-run", "--json")
+    plans = {}
+    for option, words in ((), "12 to 42 runs"), (("--no-warm-up",), "10 to 40 runs"):
+        code, out, err = run(capsys, *dry, *option)
+        assert code == 0, err
+        assert words in err
+        plans[option] = read_plan(out, "stdout")
+    usual, without = plans.values()
+    assert (usual.warm_up_runs, without.warm_up_runs) == (2, 0)
+    assert without.pairs == usual.pairs[1:], "the counted pairs are the same ones"
+    assert [pair.index for pair in without.pairs] == list(range(1, 21))
+    assert all(pair.counts for pair in without.pairs)
+
+
+def test_without_a_warm_up_pair_the_caches_must_be_warm(
+    here: Contest, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU's track: both scripts were compiled here, under this torch."""
+    state = "cold"
+    monkeypatch.setattr("harness.submission._cache_state", lambda *_: state)
+    arguments = ("--track", "track.toml", "--dry-run", "--json")
+    code, out, err = run(capsys, *arguments, "--no-warm-up")
+    assert (code, out) == (4, ""), err
+    assert "needs warm compile caches" in err
+    assert "leave out --no-warm-up" in err
+    assert not (here.root / "results").exists()
+    assert run(capsys, *arguments)[0] == 0
+    state = "warm"
+    code, out, err = run(capsys, *arguments, "--no-warm-up")
+    assert code == 0, err
+    assert read_plan(out, "stdout").launch.compile_caches == "warm"
+
+
+def test_caches_are_warm_when_both_scripts_were_compiled() -> None:
+    track, environment = load_track("small"), make_environment(["NVIDIA H100 80GB HBM3"])
+    assert _cache_state(fake_track(), SOURCES, environment) == "unused"
+    for source in SOURCES.values():
+        assert _cache_state(track, SOURCES, environment) == "cold"
+        _cache_folder(source.sha256(), environment).mkdir(parents=True)
+    assert _cache_state(track, SOURCES, environment) == "warm"
+    later = environment.interpreter.model_copy(update={"torch": "2.99.0"})
+    newer = environment.model_copy(update={"interpreter": later})
+    assert _cache_state(track, SOURCES, newer) == "cold"
 
 
 @pytest.mark.parametrize("name", ["ledger.jsonl", "plan.json", "environment.json", "track.toml"])
