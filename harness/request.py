@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from harness.checks.design import LONGEST_FIXED, LONGEST_SEQUENTIAL
@@ -22,6 +23,7 @@ class Request:
     track: str | None = None
     design: str = "group-sequential"
     runs: int | None = None
+    looks: tuple[int, ...] | None = None
     processes: int | None = None
     python: str = ""
     data: Path | None = None
@@ -47,6 +49,8 @@ def check_numbers(request: Request) -> None:
             )
     if request.seed is not None and not 0 <= request.seed < 2**63:
         raise UsageError("--seed must be between 0 and 2^63", why=f"it is {request.seed}")
+    if request.looks is not None:
+        _check_looks(request)
     most_runs = LONGEST_FIXED if request.design == "fixed" else LONGEST_SEQUENTIAL
     if request.runs is not None and not 2 <= request.runs <= most_runs:
         raise UsageError(
@@ -57,6 +61,34 @@ def check_numbers(request: Request) -> None:
             if request.runs < 2
             else f"a {request.design} plan has at most {most_runs} counted runs",
             fix="--runs 5 or more, up to " + str(most_runs),
+        )
+
+
+def parse_looks(text: str) -> tuple[int, ...]:
+    """`5,10,15` as numbers; raises UsageError."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(
+            f"--looks {text!r} is no list of whole numbers", fix="such as --looks 5,10,15"
+        ) from None
+
+
+def _check_looks(request: Request) -> None:
+    looks = request.looks or ()
+    if request.design == "fixed" or request.runs is not None:
+        raise UsageError(
+            "--looks goes with a sequential plan, and its last number is the number of runs",
+            why="--plan fixed or --runs was given beside it",
+            fix="leave one of them away",
+        )
+    rising = all(a < b for a, b in pairwise(looks))
+    if not rising or not 2 <= looks[0] <= looks[-1] <= LONGEST_SEQUENTIAL:
+        raise UsageError(
+            f"--looks {','.join(map(str, looks))} cannot be planned",
+            why=f"looks rise, the first after 2 runs or more, the last after at most "
+            f"{LONGEST_SEQUENTIAL}",
+            fix="such as --looks 5,10,15",
         )
 
 
@@ -93,9 +125,12 @@ def choose_design(request: Request, track: Track) -> Design:
     elif request.design == "group-sequential":
         looks = tuple(rule.looks)
         loss_p, timing_p = rule.loss_p, rule.timing_p
+        asked = request.looks or looks
         if request.runs is not None and request.runs != looks[-1]:
-            looks = (*(look for look in looks if look < request.runs), request.runs)
-            loss_p = timing_p = flat_p_bound(looks, alpha)
+            asked = (*(look for look in looks if look < request.runs), request.runs)
+        if asked != looks:
+            looks, loss_p = asked, flat_p_bound(asked, alpha)
+            timing_p = loss_p
     else:
         raise UsageError(
             f"no plan named {request.design!r}", fix="--plan sequential, or --plan fixed --runs N"

@@ -195,8 +195,12 @@ def announce(prepared: Prepared, terminal: Terminal) -> None:
         f"≤ {design.timing_p:g} for the time (true level {design.alpha:g})"
     )
     hours = least * run_s / 3600, most * run_s / 3600
-    cost = f", ${hours[0] * price:.0f} to ${hours[1] * price:.0f}" if price else ""
+    cost = f", {_span(*(f'${h * price:.0f}' for h in hours))}" if price else ""
     terminal.info(
-        f"{least} to {most} runs with {plan.launch.processes} process(es), about "
-        f"{hours[0] * 60:.0f} to {hours[1] * 60:.0f} min{cost}"
+        f"{_span(str(least), str(most))} runs with {plan.launch.processes} process(es), about "
+        f"{_span(*(f'{h * 60:.0f}' for h in hours))} min{cost}"
     )
+
+
+def _span(least: str, most: str) -> str:
+    return least if least == most else f"{least} to {most}"

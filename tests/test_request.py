@@ -12,7 +12,14 @@ from harness.checks.design import check_design
 from harness.errors import UsageError
 from harness.looks import progress
 from harness.plan import Pair
-from harness.request import Request, check_numbers, choose_design, choose_track, clean_name
+from harness.request import (
+    Request,
+    check_numbers,
+    choose_design,
+    choose_track,
+    clean_name,
+    parse_looks,
+)
 from harness.results import loss_result, timing_result
 from harness.samples import take_samples
 from harness.stats.sequential import FLAT_P_BOUNDS
@@ -40,6 +47,34 @@ def test_another_number_of_runs_gets_its_own_bound(runs: int, looks: tuple[int, 
     assert 0.01 / len(looks) <= design.loss_p <= 0.01
 
 
+def test_looks_of_ones_own_get_their_bound() -> None:
+    request = Request(looks=parse_looks("2,3"))
+    check_numbers(request)
+    design = choose_design(request, TRACK)
+    assert (design.kind, design.looks) == ("group-sequential", (2, 3))
+    assert design.loss_p == design.timing_p == 0.0053  # true level .0098, 200,000 replicates
+    same = choose_design(Request(looks=(5, 10, 15, 20)), TRACK)
+    assert same == choose_design(Request(), TRACK)
+
+
+@pytest.mark.parametrize("text", ["", "5,", "five", "2.5", "5;10"])
+def test_looks_that_are_no_numbers(text: str) -> None:
+    with pytest.raises(UsageError, match="no list of whole numbers"):
+        parse_looks(text)
+
+
+@pytest.mark.parametrize("looks", [(1, 2), (5, 5), (10, 5), (5, 201), (-3, 4)])
+def test_looks_that_cannot_be_planned(looks: tuple[int, ...]) -> None:
+    with pytest.raises(UsageError, match="cannot be planned"):
+        check_numbers(Request(looks=looks))
+
+
+@pytest.mark.parametrize("more", [{"design": "fixed"}, {"runs": 10}])
+def test_looks_say_the_number_of_runs(more: dict) -> None:
+    with pytest.raises(UsageError, match="goes with a sequential plan"):
+        check_numbers(Request(looks=(5, 10), **more))
+
+
 def test_fixed_is_one_test_at_the_plain_level() -> None:
     assert choose_design(Request(design="fixed"), TRACK).looks == (10,)
     design = choose_design(Request(design="fixed", runs=7), TRACK)
@@ -52,7 +87,10 @@ def test_fixed_is_one_test_at_the_plain_level() -> None:
 
 
 @pytest.mark.parametrize("track", ["small", "medium", "optimization"])
-@pytest.mark.parametrize("request_", [Request(), Request(runs=7), Request(design="fixed", runs=8)])
+@pytest.mark.parametrize(
+    "request_",
+    [Request(), Request(runs=7), Request(design="fixed", runs=8), Request(looks=(2, 3))],
+)
 def test_every_design_that_is_offered_is_one_that_the_judge_allows(
     request_: Request, track: str
 ) -> None:

@@ -25,6 +25,9 @@ def submit(
     runs: Annotated[
         int | None, typer.Option(help="Counted candidate runs at most (default: the track's 20).")
     ] = None,
+    looks: Annotated[
+        str, typer.Option(help="Counted runs after which the series is tested, such as 5,10,15.")
+    ] = "",
     nproc: Annotated[
         int | None, typer.Option("--nproc", "--gpus", help="Processes a run, one a GPU.")
     ] = None,
@@ -64,6 +67,7 @@ def submit(
     bundle with all evidence and a report that can be a pull request's text.
     """
     from harness.errors import UsageError
+    from harness.request import parse_looks
     from harness.submission import Request
     from harness.submit import carry_on, start
     from harness.terminal import Terminal
@@ -85,6 +89,7 @@ def submit(
         track=track,
         design="fixed" if plan == "fixed" else "group-sequential",
         runs=runs,
+        looks=parse_looks(looks) if looks else None,
         processes=nproc,
         python=python or sys.executable,
         data=data,
