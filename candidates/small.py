@@ -4276,6 +4276,8 @@ class Place(NamedTuple):
     world: int
     device: torch.device
     isolated: bool  # it sees its own GPU only
+    cuda_s: float  # what the GPU's context took
+    meeting_s: float  # until all processes were connected
 
 
 def join_job() -> Place:
@@ -4288,6 +4290,7 @@ def join_job() -> Place:
     if SLOTS % world:
         raise SetupError(f"{world} processes: the world size must be 1, 2, 4 or 8")
     isolated = isolate_device(local_rank)
+    began = time.perf_counter()
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda", 0 if isolated else local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
@@ -4296,6 +4299,7 @@ def join_job() -> Place:
         torch.cuda.set_device(device)
         # The first backward of a process can misbehave; give it one that does not matter.
         torch.ones(1, device=device, requires_grad=True).sum().backward()
+    cuda_s = time.perf_counter() - began
     if world > 1:
         from datetime import timedelta
 
@@ -4306,7 +4310,8 @@ def join_job() -> Place:
             **({"device_id": device} if on_gpu else {}),
         )
         dist.barrier()
-    return Place(rank, world, device, isolated)
+    meeting_s = time.perf_counter() - began - cuda_s
+    return Place(rank, world, device, isolated, cuda_s, meeting_s)
 
 
 def leave_default_stream(cfg: Config, device: torch.device) -> None:
@@ -4321,13 +4326,17 @@ def train(
 ) -> None:
     """One run from nothing to the final validation, in this process as one rank of the job."""
     last = cfg.total_steps if last is None else min(last, cfg.total_steps)
-    rank, world, device, isolated = join_job()
+    place = join_job()
+    rank, world, device, isolated = place[:4]
     on_gpu = device.type == "cuda"
     log = Log(rank)
     if rank == 0:
         print(log.path, flush=True)
     log.header(device)
-    log.write(f"startup: import of torch {IMPORT_SECONDS:.1f} s")
+    log.write(
+        f"startup: import of torch {IMPORT_SECONDS:.1f} s, CUDA {place.cuda_s:.1f} s, "
+        f"meeting {place.meeting_s:.1f} s"
+    )
     log.phase("processes and devices, with that import")
 
     cfg, lines = fit_to_device(cfg, device)

@@ -2,6 +2,7 @@
 
     python tests/candidates/profile_small.py             the program of #84, as one of 8
     python tests/candidates/profile_small.py --record 89 --ranks 4 --top 40
+    python tests/candidates/profile_small.py --enable graphs         recorded and replayed
     torchrun --standalone --nproc-per-node=8 tests/candidates/profile_small.py       whole steps
 
 A rank of eight does one such micro-batch a step, so what is printed is its step without
@@ -239,6 +240,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     attention = small.find_attention(device)
     small.use_attention(attention)
     print(*lines, f"attention: {attention.name}", torch.cuda.get_device_name(), sep="\n")
+    small.leave_default_stream(cfg, device)
     sizes = (cfg.model_dim, cfg.mlp_dim, cfg.vocab_size)
     began = time.perf_counter()
     trainer = small.Trainer(cfg, 0, known.ranks, device, small.Log(1))
@@ -256,7 +258,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     for stage in range(3):
         trainer.set_stage(trainer.schedule.starts[stage])
+        trainer.recording = cfg.graphs
         micro_batch()
+        trainer.recording = False
         torch.cuda.synchronize()
         print(f"compiled after {time.perf_counter() - began:.0f} s")
         measure(micro_batch, sizes, f"stage {stage + 1}", known.repeats, known.top)
