@@ -4167,6 +4167,11 @@ class Trainer:
             self.recording = self.optimizer.recording = False
             for line in self.told_of_recordings(self.passes):
                 self.log.write(line)
+            # Each recording gave the allocators' free blocks back, pinned ones too: a second visit
+            # takes them again, and replays everything once, before the clock does.
+            self.reset()
+            for step in train:
+                self.train_step(loader, step)
         with torch.no_grad():
             for n, p in self.model.named_parameters():
                 p.copy_(state[n])
