@@ -108,7 +108,11 @@ def _finish(
         arm: [points[-1] for run, points in curves if run.arm == arm and judged(run)]
         for arm in ARMS
     }
-    if sum(map(len, ends.values())) < 2:
+    low, high = axes.get_ylim()
+    rising = any(
+        points[-1][1] > min(loss for _, loss in points) + 0.1 * (high - low) for _, points in curves
+    )
+    if sum(map(len, ends.values())) < 2 or rising:  # then the corner is not empty
         return
     inset = axes.inset_axes((0.54, 0.44, 0.46, 0.46))
     for arm in reversed(ARMS):
@@ -142,7 +146,8 @@ def _curve(axes: Axes, run: RunRow, points: list[tuple[float, float]]) -> None:
 
 
 def _loss_limits(curves: list[list[tuple[float, float]]], target: float) -> tuple[float, float]:
-    """Frame that shows the target, every final loss and the late part of every curve."""
+    """Frame that shows the target, every final loss, the late part and the least of every curve."""
+    least = [min(loss for _, loss in points) for points in curves]
     last = [points[-1][1] for points in curves]
     late = [
         loss
@@ -150,7 +155,7 @@ def _loss_limits(curves: list[list[tuple[float, float]]], target: float) -> tupl
         for x, loss in points
         if len(points) < 4 or x >= EARLY_SHARE * points[-1][0]
     ]
-    low, high = min([*last, target]), max([*late, *last, target])
+    low, high = min([*least, target]), max([*late, *last, target])
     pad = 0.06 * (high - low) or 0.01
     return low - 1.6 * pad, high + pad
 

@@ -90,6 +90,10 @@ def test_the_frame_shows_the_target_and_every_end() -> None:
     low, high = plot_curves._loss_limits(curves, 3.28)
     assert low < 3.25
     assert high > 10.8  # two points are too few to cut
+    turned = [(0.0, 11.0), (100.0, 3.2), (900.0, 3.6), (1000.0, 3.7)]
+    low, high = plot_curves._loss_limits([turned], 3.8)
+    assert low < 3.2
+    assert high > 3.8
     low, high = plot_curves._loss_limits(curves[:1], 3.28)
     assert low < 3.28
     assert 4.0 < high < 5.0
