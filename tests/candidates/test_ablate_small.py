@@ -104,6 +104,15 @@ def test_runs_and_their_arguments() -> None:
         assert off == ({run.off} if run.off else set())
 
 
+def test_everything_in_the_whole_schedule() -> None:
+    runs = tool.runs_of(["xsa", "yarn"], [1], [89], whole=True)
+    assert [(r.off, r.whole, r.record) for r in runs] == [
+        ("", True, 84), ("xsa", True, 84), ("yarn", True, 84), ("", True, 89),
+    ]  # fmt: skip
+    rows = list(tool.table({run: 4.0 for run in runs}, ["xsa"], [1], whole=True))
+    assert rows[-1] == "| `xsa` | whole schedule | +0.0000 | 1 |"
+
+
 def test_programs_of_later_records() -> None:
     """Against the reference of the whole schedule, which comes along."""
     runs = tool.runs_of(["xsa"], [1], [85, 89])
