@@ -2970,9 +2970,10 @@ def cast_up(mlp_bank: Tensor, scale: Tensor, up_fp8: Tensor, up_scale: Tensor) -
 class Recorder:
     """CUDA graphs: what a function launches on the GPU, recorded once and launched as one.
 
-    Stage 1 needs 24 ms of kernels a step, some 800 of them; on a host that takes 7 to 10 us to
-    launch one, the CPU took 36 to 47 ms (8 x H200). All recordings share one pool of memory: what
-    one of them needs for itself only is the others' to overwrite, what it returns is not.
+    Stage 1 needs 24 ms of kernels a step, some 800 of them; on 8 x H200 with a slow host a step
+    took 36 to 47 ms, the GPUs waiting (candidates/NOTES.md). All recordings share one pool of
+    memory: what one of them needs for itself only is the others' to overwrite, what it returns is
+    not.
     """
 
     def __init__(self) -> None:
@@ -3441,7 +3442,7 @@ class Scalars:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.device, self.values = device, torch.zeros(64, 4)  # one every 16 bytes
+        self.values = torch.zeros(64, 4)  # one every 16 bytes
         self.there = self.values if device.type == "cpu" else self.values.to(device)
         self.used = 0
 
@@ -3629,6 +3630,9 @@ class Optimizer:
     def _known(self, name: str) -> bool:
         return name == "small" or name in self.banks or name in self.tables
 
+    def _state(self, name: str) -> dict[str, Any]:
+        return self.small if name == "small" else self.banks.get(name) or self.tables[name]
+
     def _set_scalars(self, step: int, adam: bool, skipped: set[str]) -> None:
         cfg, factor, fill = self.cfg, self.schedule.lr_factor(step), self.scalars.fill
         fill(self.muon_scalars["mu"], self.schedule.muon_momentum(step))
@@ -3686,12 +3690,12 @@ class Optimizer:
             self._update(name, grad)
         if name == "small":
             return None
-        state = self.banks.get(name) or self.tables[name]
+        state = self._state(name)
         return self.comms.all_gather(state["full"], state["own"])
 
     def _record(self, name: str, grad: Tensor) -> None:
         """Update, and record it where the gradient always comes in this tensor."""
-        state = self.small if name == "small" else self.banks.get(name) or self.tables[name]
+        state = self._state(name)
         assert self.recorder is not None
         if name != "small" and self.comms.world == 1:  # the gradient itself, of the pass before
             return self._update(name, grad)
@@ -3748,7 +3752,7 @@ class Optimizer:
         self.scalars.send()
         for name in WORK_ORDER:
             if self._known(name):
-                state = self.small if name == "small" else self.banks.get(name) or self.tables[name]
+                state = self._state(name)
                 grad = state["grad"] if name == "small" else torch.zeros_like(state["own"])
                 self._update(name, grad)
 
@@ -4042,10 +4046,12 @@ class Trainer:
         model = self.model
         state = [t for name in names if (t := getattr(model, name, None)) is not None]
         for exact in {False, self.cfg.fp8_down}:
-            with contextlib.suppress(RuntimeError):
+            try:
                 self.casts[exact] = self.recorder.checked(
                     lambda exact=exact: model.quantize_mlp(exact), state
                 )
+            except RuntimeError as error:
+                self.optimizer.refused["FP8 casts"] = str(error).splitlines()[0]
 
     def train_step(self, loader: TrainLoader, step: int) -> None:
         self.set_stage(step)

@@ -31,16 +31,17 @@ def clear_abandoned() -> None:
 
     here = Path(tempfile.gettempdir())
     try:
-        folders = [path for path in here.iterdir() if NAME.fullmatch(path.name)]
+        named = [(path, NAME.fullmatch(path.name)) for path in here.iterdir()]
     except OSError:
         return
-    for folder in folders:
-        found = NAME.fullmatch(folder.name)
+    for folder, found in named:
+        if found is None:
+            continue
         try:
             status = folder.lstat()
         except OSError:
             continue
         old = time.time() - status.st_mtime > ABANDONED_S
         mine = status.st_uid == os.getuid() and folder.is_dir() and not folder.is_symlink()
-        if found and old and mine and not psutil.pid_exists(int(found[1])):
+        if old and mine and not psutil.pid_exists(int(found[1])):
             shutil.rmtree(folder, ignore_errors=True)

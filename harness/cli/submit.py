@@ -26,8 +26,9 @@ def submit(
         int | None, typer.Option(help="Counted candidate runs at most (default: the track's 20).")
     ] = None,
     looks: Annotated[
-        str, typer.Option(help="Counted runs after which the series is tested, such as 5,10,15.")
-    ] = "",
+        str | None,
+        typer.Option(help="Counted runs after which the series is tested, such as 5,10,15."),
+    ] = None,
     nproc: Annotated[
         int | None, typer.Option("--nproc", "--gpus", help="Processes a run, one a GPU.")
     ] = None,
@@ -89,7 +90,7 @@ def submit(
         track=track,
         design="fixed" if plan == "fixed" else "group-sequential",
         runs=runs,
-        looks=parse_looks(looks) if looks else None,
+        looks=None if looks is None else parse_looks(looks),
         processes=nproc,
         python=python or sys.executable,
         data=data,

@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -149,6 +150,28 @@ def test_what_cannot_be_recorded_runs_as_it_did(
     assert told[0].startswith("recorded: 0 passes, 0 casts")
     assert told[1].startswith(f"not recorded: small ({why}")
     assert told[2].startswith(f"not recorded: a pass ({why}")
+
+
+@pytest.mark.parametrize("recorder", [Again, Refusing])
+def test_casts_that_cannot_be_recorded_are_told(recorder: type) -> None:
+    """The casts need FP8 kernels, so here they are pretended."""
+    amax = torch.ones(1)
+    trainer = SimpleNamespace(
+        recorder=recorder(),
+        cfg=SimpleNamespace(fp8_mlp=True, fp8_down=True),
+        model=SimpleNamespace(up_scale=amax, quantize_mlp=lambda exact: amax.fill_(2.0 + exact)),
+        optimizer=SimpleNamespace(refused={}),
+        casts={},
+    )
+    small.Trainer.record_casts(trainer)
+    if recorder is Refusing:
+        assert trainer.casts == {}
+        assert trainer.optimizer.refused["FP8 casts"].startswith("operation not permitted")
+        return
+    assert trainer.optimizer.refused == {}
+    for exact, value in ((True, 3.0), (False, 2.0)):
+        trainer.casts[exact]()
+        assert amax.item() == value
 
 
 def test_a_kind_that_the_warm_up_did_not_see_runs_plain(
