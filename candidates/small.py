@@ -167,7 +167,7 @@ class Config:
     relu2_kernel: bool = True
     sparse_bigram: bool = True
     compile: bool = True
-    graphs: bool = False  # what a step launches is recorded in CUDA graphs; not yet run on a GPU
+    graphs: bool = True  # what a step launches is recorded in CUDA graphs
 
     # records after #84, each off until it has paid on a GPU; see RECORDS
     gated_mudd: bool = False  # 85: per-token gates in place of static scalars
@@ -2971,9 +2971,11 @@ class Recorder:
     """CUDA graphs: what a function launches on the GPU, recorded once and launched as one.
 
     Stage 1 needs 24 ms of kernels a step, some 800 of them; on 8 x H200 with a slow host a step
-    took 36 to 47 ms, the GPUs waiting (candidates/NOTES.md). All recordings share one pool of
-    memory: what one of them needs for itself only is the others' to overwrite, what it returns is
-    not.
+    took 36 to 47 ms, the GPUs waiting (candidates/NOTES.md). All recordings of one Recorder share a
+    pool of memory: what one of them needs for itself only is the others' to overwrite, and may lie
+    where a later recording returns its results. So the passes have a Recorder of their own: results
+    of a pass are read by the updates, and by the next pass after them (with one pool for both, the
+    loss was not a number soon after stage 2 began).
     """
 
     def __init__(self) -> None:
@@ -2989,11 +2991,19 @@ class Recorder:
     def record(self, fn: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
         """(what fn returned, replay): nothing runs before replay(), which fills that anew.
 
-        Other threads go on meanwhile, NCCL's watchdog among them: hence thread_local."""
+        Other threads go on meanwhile, NCCL's watchdog among them: hence thread_local. Not by `with
+        torch.cuda.graph`, which first gives all free memory back, for the next pass to ask anew.
+        """
         graph = torch.cuda.CUDAGraph()
-        stream = torch.cuda.current_stream()
-        with torch.cuda.graph(graph, self.pool, stream, capture_error_mode="thread_local"):
+        torch.cuda.synchronize()
+        graph.capture_begin(self.pool, capture_error_mode="thread_local")
+        try:
             kept = fn()
+        except BaseException:
+            with contextlib.suppress(RuntimeError):  # which would tell of an invalid graph, not why
+                graph.capture_end()
+            raise
+        graph.capture_end()
         return kept, graph.replay
 
     @torch.no_grad()
@@ -3959,7 +3969,7 @@ class Trainer:
         self.passes: Passes | None = None
         if recorder is not None:
             state = [self.model.post_scale] if cfg.fp8_down else []
-            self.passes = Passes(self.model.parameters(), state, recorder)
+            self.passes = Passes(self.model.parameters(), state, Recorder())
         self.casts: dict[bool, Callable[[], None]] = {}  # recorded quantize_mlp, by `exact`
         self.forward = maybe_compiled(self.model, cfg)
         if cfg.compile:
@@ -4174,8 +4184,8 @@ class Trainer:
             self.recording = self.optimizer.recording = False
             for line in self.told_of_recordings(self.passes):
                 self.log.write(line)
-            # Each recording gave the allocators' free blocks back, pinned ones too: a second visit
-            # takes them again, and replays everything once, before the clock does.
+            # Recorded steps take other memory than plain ones: a second visit asks for it, and
+            # replays everything once, before the clock does.
             self.reset()
             for step in train:
                 self.train_step(loader, step)

@@ -204,13 +204,17 @@ def whole_steps(small: ModuleType, cfg: Any, repeats: int, top: int) -> None:
         print(*lines, f"attention: {attention.name}", f"{place.world} ranks", sep="\n")
     sizes = (cfg.model_dim, cfg.mlp_dim, cfg.vocab_size)
     trainer = small.Trainer(cfg, place.rank, place.world, place.device, small.Log(1))
+    began = time.perf_counter()
     trainer.warm_up(cfg.total_steps, place.isolated)
+    if tell:
+        print(f"warmed up in {time.perf_counter() - began:.0f} s", flush=True)
     loader = small.TrainLoader(cfg, place.rank, place.world, place.device)
     for stage in range(3):
         for step in (trainer.schedule.starts[stage] + 2, trainer.schedule.starts[stage] + 3):
             kind = "with Adam" if trainer.schedule.is_adam_step(step) else "without"
             title = f"stage {stage + 1}, a step {kind}"
             measure(lambda s=step: trainer.train_step(loader, s), sizes, title, repeats, top, tell)
+            sys.stdout.flush()
     dist.barrier()
     dist.destroy_process_group()
 

@@ -189,6 +189,44 @@ def test_record_model_compiled(
     assert losses().mean().item() < first - 0.3  # the batch is learnt by heart
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_recorded_update_leaves_a_recorded_passs_gradients_alone(shared: bool) -> None:
+    """An update recorded before a pass must not compute where that pass leaves its gradients: those
+    of Adam's parameters wait there through the NorMuon updates of a step. With one pool for both
+    (`shared`) it does, the run of 8 GPUs was lost soon after stage 2 began: so this test can fail.
+    """
+    before = torch.cuda.current_stream()
+    torch.cuda.set_stream(torch.cuda.Stream(CUDA))
+    try:
+        w = torch.nn.Parameter(torch.randn(2048, 2048, device=CUDA))
+        momentum = torch.zeros_like(w)
+        updates = small.Recorder()
+        passes = small.Passes([w], [], updates if shared else small.Recorder())
+
+        def update() -> None:
+            momentum.add_((momentum + 1) @ (momentum + 2))
+
+        def losses(x: torch.Tensor) -> torch.Tensor:
+            return (x @ w).square().sum(1)
+
+        def gradient(rows: int, may_record: bool) -> torch.Tensor:
+            w.grad = None
+            passes.run(losses, [torch.ones(rows, 2048, device=CUDA)], (), 1.0, may_record)
+            return w.grad
+
+        gradient(64, True)
+        replay = updates.checked(update, [momentum])
+        gradient(4096, True)
+        assert len(passes.known) == 2
+        waiting = gradient(4096, False)
+        wanted = waiting.clone()
+        replay()
+        torch.cuda.synchronize()
+        assert torch.equal(waiting, wanted) != shared
+    finally:
+        torch.cuda.set_stream(before)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("record", [84, 89])
 def test_recorded_steps_are_plain_steps(

@@ -104,6 +104,8 @@ def test_on_the_clock_everything_is_replayed(
     monkeypatch.setattr(small, "Recorder", Again)
     cfg = tiny_config(graphs=True)
     trainer = small.Trainer(cfg, 0, 1, torch.device("cpu"), small.Log(1))
+    # what updates compute must not lie where the gradients of a pass wait: test_small_gpu.py
+    assert trainer.passes.recorder is not trainer.recorder
     trainer.warm_up(cfg.total_steps, shared=False)
     Again.replays = 0
 
@@ -199,7 +201,8 @@ def test_a_kind_that_the_warm_up_did_not_see_runs_plain(
 
 def test_without_another_stream_nothing_is_recorded() -> None:
     assert not small.Recorder.usable(torch.device("cpu"))
-    assert small.parse(["--enable", "graphs"])[0].graphs
+    assert small.parse([])[0].graphs
+    assert not small.parse(["--ablate", "graphs"])[0].graphs
 
 
 RANKS = """

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from base64 import b64encode
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -366,13 +367,32 @@ def test_every_named_technique_is_a_switch() -> None:
 
 
 def test_warm_up_covers_every_graph_of_the_record() -> None:
-    schedule = small.Schedule(small.Config())
+    schedule = small.Schedule(small.replace(small.Config(), graphs=False))
     train, validate = small.warmup_plan(schedule, 1390)
     assert train == [0, 1, 460, 920, 921, 1380, 1381]
     assert validate == [0, 500, 1000, 1390]
     assert {schedule.stage_index(s) for s in train} == {0, 1, 2, 3}
     train, validate = small.warmup_plan(schedule, 300)
     assert (train, validate) == ([0, 1], [0])
+
+
+@pytest.mark.parametrize("record", [84, 89])
+def test_warm_up_covers_every_recording_of_the_record(record: int) -> None:
+    """Each stage without gradients before the pass, and with Adam's; #89's begin with odd steps."""
+    cfg = small.record_config(record)
+    schedule = small.Schedule(cfg)
+    assert cfg.graphs
+
+    def kinds(steps: Iterable[int]) -> set[tuple[int, bool]]:
+        seen, there = set(), False
+        for step in steps:
+            seen.add((schedule.stage_index(step), there))
+            there = not schedule.is_adam_step(step)
+        return seen
+
+    train, _ = small.warmup_plan(schedule, cfg.total_steps)
+    assert kinds(train) == kinds(range(cfg.total_steps))
+    assert len(kinds(train)) == 8
 
 
 def test_required_memory() -> None:
