@@ -168,6 +168,7 @@ class Config:
     sparse_bigram: bool = True
     compile: bool = True
     graphs: bool = True  # what a step launches is recorded in CUDA graphs
+    sorted_tables: bool = False  # gradients of the tables by table_gradient; not yet run on a GPU
 
     # records after #84, each off until it has paid on a GPU; see RECORDS
     gated_mudd: bool = False  # 85: per-token gates in place of static scalars
@@ -1113,6 +1114,155 @@ def transposed(src: Tensor) -> Tensor:
 transpose_copy.register_fake(lambda src, dst: None)
 transpose_add.register_fake(lambda src, dst: None)
 transposed.register_fake(lambda src: src.new_empty(src.size(1), src.size(0)))
+
+
+# -------------------------------------------------------------------------------------------------
+# Gradients of looked-up tables. The compiler's own fills an fp32 table with zeros, adds every token
+# to it atomically and casts it: 5.9 GB a micro-batch of stage 3. Here tokens are sorted, each row's
+# are summed in fp32, in a fixed order, and written once in the table's type: 1.4 GB.
+# -------------------------------------------------------------------------------------------------
+MOST_TABLES = 5  # that one launch fills: the value embeddings'
+
+if triton is not None:
+
+    @triton.jit
+    def table_gradient_kernel(
+        g0_ptr, g1_ptr, g2_ptr, g3_ptr, g4_ptr, keys_ptr, order_ptr, out_ptr, tokens, rows,
+        D: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr,
+    ):  # fmt: skip
+        """out[table * rows + key] = sum of the table's gradient rows order[i] where keys[i] == key.
+
+        keys ascend. A program sums, for BLOCK_D columns, the keys that begin among its BLOCK_T; the
+        last of them may go on in the next ones' blocks. Rows without a key are left as they are."""
+        chunk, table = tl.program_id(0), tl.program_id(2)
+        grad_ptr = g0_ptr
+        if table == 1:
+            grad_ptr = g1_ptr
+        if table == 2:
+            grad_ptr = g2_ptr
+        if table == 3:
+            grad_ptr = g3_ptr
+        if table == 4:
+            grad_ptr = g4_ptr
+        lane, slot = tl.arange(0, BLOCK_T), tl.arange(0, BLOCK_T)
+        at = chunk * BLOCK_T + lane
+        key = tl.load(keys_ptr + at, mask=at < tokens, other=-1)
+        before = tl.load(keys_ptr + at - 1, mask=(at > 0) & (at < tokens), other=-1)
+        begins = ((at < tokens) & (key != before)).to(tl.int32)
+        number = (
+            tl.cumsum(begins, 0) - 1
+        )  # which of the keys that begin here; -1: an earlier block's
+        last = tl.sum(begins, 0) - 1
+        if last >= 0:
+            column = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
+            mine = (at < tokens) & (number >= 0)
+            position = tl.load(order_ptr + at, mask=mine, other=0)
+            grads = tl.load(
+                grad_ptr + position[:, None] * D + column[None, :],
+                mask=mine[:, None] & (column < D)[None, :], other=0.0,
+            )  # fmt: skip
+            pick = (slot[:, None] == number[None, :]) & mine[None, :]
+            picked = tl.where(pick, 1.0, 0.0).to(grads.dtype)  # exact, in every type
+            sums = tl.dot(picked, grads, input_precision="ieee")
+            row = tl.sum(tl.where(pick & (begins > 0)[None, :], key[None, :], 0), 1)
+            last_key = tl.max(key, 0)
+            then = (chunk + 1) * BLOCK_T
+            rest = tl.zeros((BLOCK_D,), tl.float32)
+            goes_on = tl.load(keys_ptr + then, mask=then < tokens, other=-1) == last_key
+            while goes_on:
+                at = then + lane
+                same = tl.load(keys_ptr + at, mask=at < tokens, other=-1) == last_key
+                position = tl.load(order_ptr + at, mask=same, other=0)
+                grads = tl.load(
+                    grad_ptr + position[:, None] * D + column[None, :],
+                    mask=same[:, None] & (column < D)[None, :], other=0.0,
+                )  # fmt: skip
+                rest += tl.sum(grads.to(tl.float32), 0)
+                then += BLOCK_T
+                goes_on = tl.load(keys_ptr + then, mask=then < tokens, other=-1) == last_key
+            sums += tl.where((slot == last)[:, None], rest[None, :], 0.0)
+            tl.store(
+                out_ptr + (table * rows + row)[:, None] * D + column[None, :],
+                sums.to(out_ptr.dtype.element_ty),
+                mask=(slot <= last)[:, None] & (column < D)[None, :],
+            )
+
+
+def table_gradient_reference(
+    grads: Sequence[Tensor], keys: Tensor, order: Tensor, rows: int
+) -> Tensor:
+    out = torch.zeros(len(grads), rows, grads[0].size(1), device=keys.device)
+    for sums, grad in zip(out, grads, strict=True):
+        sums.index_add_(0, keys.long(), grad[order].float())
+    return out.flatten(0, 1)
+
+
+@torch.library.custom_op("speedrun::table_gradient", mutates_args=())
+def table_gradient(grads: list[Tensor], keys: Tensor, order: Tensor, rows: int) -> Tensor:
+    """Gradient (len(grads) * rows, D) of so many tables one below the other, each looked up at the
+    same rows: keys (T,) are those in ascending order, order (T,) where each stands in grads (T, D),
+    as torch.sort returns them."""
+    first = grads[0]
+    if not uses_kernel(first):
+        return table_gradient_reference(grads, keys, order, rows).to(first.dtype)
+    if len(grads) > MOST_TABLES:
+        raise ValueError(f"{len(grads)} tables at once, {MOST_TABLES} at most")
+    (tokens, dim), block = first.shape, 64
+    out = torch.zeros(len(grads) * rows, dim, dtype=first.dtype, device=first.device)
+    given = [grad.contiguous() for grad in grads]
+    given += given[:1] * (MOST_TABLES - len(given))
+    wide = min(128, triton.next_power_of_2(dim))
+    grid = (triton.cdiv(tokens, block), triton.cdiv(dim, wide), len(grads))
+    table_gradient_kernel[grid](
+        *given, keys, order, out, tokens, rows, D=dim, BLOCK_T=block, BLOCK_D=wide, num_warps=4
+    )
+    return out
+
+
+@torch.library.custom_op("speedrun::row_taps", mutates_args=())
+def row_taps(table: Tensor, keys: Tensor, order: Tensor, count: int) -> list[Tensor]:
+    """Zeros of (T, D) that take no memory, one for each of `count` tables that lie one below the
+    other in `table`. Added to rows looked up without a gradient, they lead the rows' gradient to
+    the table by table_gradient, and the compiler still reads rows where they are used."""
+    shape = keys.numel(), table.size(1)
+    return [table.new_zeros(()).expand(shape) for _ in range(count)]
+
+
+def row_taps_save(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    table, keys, order, count = inputs
+    ctx.save_for_backward(keys, order)
+    ctx.rows = table.size(0) // count
+
+
+def row_taps_grad(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
+    return table_gradient(list(grads), *ctx.saved_tensors, ctx.rows), None, None, None
+
+
+table_gradient.register_fake(
+    lambda grads, keys, order, rows: grads[0].new_empty(len(grads) * rows, grads[0].size(1))
+)
+row_taps.register_fake(
+    lambda table, keys, order, count: [
+        table.new_zeros(()).expand(keys.numel(), table.size(1)) for _ in range(count)
+    ]
+)
+row_taps.register_autograd(row_taps_grad, setup_context=row_taps_save)
+
+
+def look_up(
+    table: Tensor, rows: Tensor, by: tuple[Tensor, Tensor] | None, count: int = 1
+) -> tuple[Tensor, ...]:
+    """Rows (T, D) at `rows` (T,) of each of `count` tables that lie one below the other. by:
+    torch.sort(rows), whose gradient is then by table_gradient; None: the compiler's own."""
+    at = rows
+    if count > 1:
+        tables = torch.arange(count, device=rows.device, dtype=rows.dtype)
+        at = rows[None] + tables[:, None] * (table.size(0) // count)
+    found = F.embedding(at, table if by is None else table.detach())
+    each = found.unbind(0) if count > 1 else (found,)
+    if by is None:
+        return each
+    return tuple(row + tap for row, tap in zip(each, row_taps(table, *by, count), strict=True))
 
 
 # -------------------------------------------------------------------------------------------------
@@ -2774,18 +2924,19 @@ class GPT(nn.Module):
         paired_cos, paired_sin = self.paired_cos[:T], self.paired_sin[:T]
 
         # ---- embeddings
-        e = F.embedding(tokens, self.embed)
+        by_token = by_bigram = None
+        if training and cfg.sorted_tables:
+            by_token = torch.sort(tokens, stable=True)
+            by_bigram = torch.sort(bigram_rows, stable=True) if cfg.bigram else None
+        (e,) = look_up(self.embed, tokens, by_token)
         g = None
         if cfg.bigram:
-            g = F.embedding(bigram_rows, self.bigram_embed)
+            (g,) = look_up(self.bigram_embed, bigram_rows, by_bigram)
             if cfg.bigram_sign:  # lets bigrams that share a row be told apart in part
                 g = g * F.embedding(sign_rows(tokens, cfg.sign_rows), self.bigram_sign_table)
         values: tuple[Tensor, ...] = ()
         if cfg.value_embeds:
-            tables = len(cfg.value_layers)
-            offsets = torch.arange(tables, device=tokens.device, dtype=tokens.dtype)
-            rows = tokens[None] + offsets[:, None] * cfg.vocab_size
-            values = F.embedding(rows, self.value_embeds).unbind(0)
+            values = look_up(self.value_embeds, tokens, by_token, len(cfg.value_layers))
         if cfg.smear:
             strength = smear_lambda * torch.sigmoid(F.linear(e[1:, :G], self.smear_gate))
             e = shift_in(e[:1], e[1:] + strength * e[:-1])

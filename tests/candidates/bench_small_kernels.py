@@ -1,7 +1,7 @@
 """Times the kernels of `candidates/small.py` on one GPU against references, baselines and floors.
 
     python tests/candidates/bench_small_kernels.py            one H200: about two minutes
-    python tests/candidates/bench_small_kernels.py --only ce  one group: peak polar mlp move ce head
+    python tests/candidates/bench_small_kernels.py --only ce  one group of those listed in GROUPS
     python tests/candidates/bench_small_kernels.py --dry      a CPU, in Triton's interpreter
 
 Everything is first checked against fp32 (column `err`: ||out - ref|| / ||ref||), then timed
@@ -24,7 +24,7 @@ from types import ModuleType
 from typing import Any
 
 BYTES_PER_S, BF16_FLOPS, FP8_FLOPS = 4.3e12, 790e12, 1500e12
-GROUPS = ("peak", "polar", "mlp", "move", "ce", "head")
+GROUPS = ("peak", "polar", "mlp", "move", "tables", "ce", "head")
 
 
 def load(path: Path) -> ModuleType:
@@ -318,6 +318,49 @@ def moves(b: Bench, K: ModuleType) -> None:
     )
 
 
+def tables(b: Bench, K: ModuleType) -> None:
+    """Gradients of the looked-up tables, as the compiler makes them and from sorted tokens. Tokens
+    by Zipf's law, as in text: the most frequent of 50,304 is 9 % of them."""
+    torch = b.torch
+    import torch.nn.functional as F
+
+    shapes = ((5, 300, 24),) if b.dry else ((5, 50304, 768), (1, 754_560, 192), (1, 50304, 768))
+    for tokens in (70,) if b.dry else (16_384, 49_152):
+        for count, rows, width in shapes:
+            weights = 1 / torch.arange(1, min(rows, 50304) + 1, device=b.device).double()
+            found = torch.multinomial(weights, tokens, replacement=True).int()
+            if count == 1 and width < 768:
+                found = (found * 1009 + found.roll(1)) % rows  # pairs: few are frequent
+            grads = [b.randn(tokens, width) for _ in range(count)]
+            table = b.randn(count * rows, width).requires_grad_()
+            at = found[None] + torch.arange(count, device=b.device)[:, None].int() * rows
+            gbytes = (count * rows + 2 * count * tokens) * width * 2 / 1e9
+            name = f"T {tokens}, {count} x {rows} x {width}"
+
+            def lookup(table: Any, at: Any = at) -> Any:
+                return F.embedding(at, table).unbind(0)
+
+            compiled = lookup if b.dry else torch.compile(lookup, dynamic=False)
+
+            def by_compiler(f: Any = compiled, table: Any = table, grads: Any = grads) -> Any:
+                return torch.autograd.grad(f(table), table, grads)[0]
+
+            wanted = by_compiler()
+            by = torch.sort(found, stable=True)
+
+            def by_us(grads: Any = grads, by: Any = by, rows: int = rows) -> Any:
+                return K.table_gradient(grads, *by, rows)
+
+            def right(o: Any, wanted: Any = wanted) -> float:
+                return b.error(o, wanted)
+
+            b.measure(f"{name}, compiler", by_compiler, right, bar=5e-3, gbytes=gbytes)
+            b.measure(f"{name}, sorted", by_us, right, bar=5e-3, gbytes=gbytes)
+            b.measure(f"{name}, zeros", lambda t=table: torch.zeros_like(t))
+            b.measure(f"{name}, sort", lambda f=found: torch.sort(f, stable=True))
+            del wanted, table, grads
+
+
 def cross_entropy(b: Bench, K: ModuleType) -> None:
     torch = b.torch
     vocab = 2 * 1024 + 200 if b.dry else 50304
@@ -463,6 +506,7 @@ def main() -> None:
     groups = {
         "peak": lambda: peaks(b), "ce": lambda: cross_entropy(b, K), "head": lambda: head(b, K),
         "mlp": lambda: mlp(b, K), "move": lambda: moves(b, K), "polar": lambda: polar(b, K),
+        "tables": lambda: tables(b, K),
     }  # fmt: skip
     for name, group in groups.items():
         if name in args.only:

@@ -107,7 +107,7 @@ def check_against_dense(K: ModuleType) -> None:
             # 100 draws of one token missed the bound above. So against the terms' own size.
             base, q, k, *rest = (t.detach() for t in exact)
             size = dense(base.abs(), q, k, *(t.abs() for t in rest), cu, SCALE, window)
-            assert float((out.double() - ref).norm()) < 5e-3 * float(size.norm()), name
+            assert float((out.double() - ref).norm()) < 1e-2 * float(size.norm()), name
         assert torch.equal(ours[0].grad, grad)
         for what, a, b in zip(NAMES[1:], ours[1:], exact[1:], strict=True):
             if float(b.grad.norm()) < 1e-6 * float(grad.double().norm()):
@@ -115,8 +115,8 @@ def check_against_dense(K: ModuleType) -> None:
                 assert float(a.grad.double().norm()) < 1e-2 * float(grad.double().norm()), name
             else:  # few numbers can all but cancel: .067 was the most in 150 draws of one token
                 assert error(a.grad, b.grad) < (1.5e-2 if tokens > 100 else 0.3), (name, what)
-                if tokens > 100:  # enough numbers for their roundings to average out
-                    assert abs(slope(a.grad, b.grad) - 1) < 5e-3, (name, what)
+                if tokens > 100:  # enough numbers for roundings to average out: .006 in 33 draws
+                    assert abs(slope(a.grad, b.grad) - 1) < 1.5e-2, (name, what)
 
 
 def check_zero_w2_is_base(K: ModuleType) -> None:
