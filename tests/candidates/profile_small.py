@@ -2,7 +2,7 @@
 
     python tests/candidates/profile_small.py             the program of #84, as one of 8
     python tests/candidates/profile_small.py --record 89 --ranks 4 --top 40
-    python tests/candidates/profile_small.py --enable graphs         recorded and replayed
+    python tests/candidates/profile_small.py --stages 3 --enable sorted_tables   one stage alone
     torchrun --standalone --nproc-per-node=8 tests/candidates/profile_small.py       whole steps
 
 A rank of eight does one such micro-batch a step, so what is printed is its step without
@@ -224,7 +224,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--ranks", type=int, default=8, help="as one of so many (8)")
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--top", type=int, default=25, help="kernels to list for each stage")
+    parser.add_argument(
+        "--stages",
+        default="1,2,3",
+        metavar="A,B",
+        help="these stages alone, without validation and updates",
+    )
     known, others = parser.parse_known_args(argv)
+    if not set(known.stages.split(",")) <= {"1", "2", "3"}:
+        parser.error(f"--stages {known.stages}: 1, 2 and 3 are the stages")
 
     # Before CUDA is asked for anything: a rank hides the others' GPUs from itself first.
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -260,14 +268,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         trainer.forward_backward(loader, trainer.schedule.starts[stage] + 2)
         clear()
 
-    for stage in range(3):
+    stages = [int(number) - 1 for number in known.stages.split(",")]
+    for stage in stages:
         trainer.set_stage(trainer.schedule.starts[stage])
         trainer.recording = cfg.graphs
         micro_batch()
         trainer.recording = False
         torch.cuda.synchronize()
-        print(f"compiled after {time.perf_counter() - began:.0f} s")
+        print(f"compiled after {time.perf_counter() - began:.0f} s", flush=True)
         measure(micro_batch, sizes, f"stage {stage + 1}", known.repeats, known.top)
+        sys.stdout.flush()
+    if len(stages) < 3:
+        return 0
     batch = trainer.fake_validation_batch()
     last = cfg.total_steps
     with torch.no_grad():
