@@ -1149,9 +1149,7 @@ if triton is not None:
         key = tl.load(keys_ptr + at, mask=at < tokens, other=-1)
         before = tl.load(keys_ptr + at - 1, mask=(at > 0) & (at < tokens), other=-1)
         begins = ((at < tokens) & (key != before)).to(tl.int32)
-        number = (
-            tl.cumsum(begins, 0) - 1
-        )  # which of the keys that begin here; -1: an earlier block's
+        number = tl.cumsum(begins, 0) - 1  # of the keys that begin here; -1: one that began before
         last = tl.sum(begins, 0) - 1
         if last >= 0:
             column = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
@@ -3995,9 +3993,9 @@ def fit_to_device(cfg: Config, device: torch.device) -> tuple[Config, list[str]]
     return cfg, lines
 
 
-# Allocated at most by each of 8 ranks, H200, program of #84, its passes recorded; one rank alone
-# allocated 34,780 MiB, 30 less than what is computed here. Kernel by kernel it was 26,238. Besides:
-# what the allocator holds unused, the CUDA context, NCCL's and cuBLAS's buffers.
+# Allocated at most by each of 8 ranks, H200, program of #84, recorded (with one pool for all); one
+# rank alone allocated 34,780 MiB, 30 less than what is computed here. Kernel by kernel it was
+# 26,238. Besides: what the allocator holds unused, the CUDA context, NCCL's and cuBLAS's buffers.
 MEASURED_PEAK_BYTES, MEASURED_WORLD = 31_620 << 20, 8
 BESIDES_BYTES = 3 << 30
 
@@ -4046,11 +4044,12 @@ def warmup_plan(schedule: Schedule, last: int) -> tuple[list[int], list[int]]:
     """Steps to run untimed before training so that the clock sees no compilation.
 
     Training: each stage's first step (one graph a stage), an Adam step, the step on which head
-    and embedding part, and an Adam step after it. Validation: one step for each graph that occurs,
-    that is each stage in which a validation falls, and the end with its own window.
+    and embedding part, and an Adam step after it; where passes are recorded, in each stage a step
+    without Adam and the next. Validation: one step for each graph that occurs, that is each stage
+    in which a validation falls, and the end with its own window.
     """
     train = {s for s in (*schedule.starts, 1, schedule.split_step) if s < last}
-    if schedule.cfg.graphs:  # of every stage a step without Adam, and the next
+    if schedule.cfg.graphs:
         for start in schedule.starts:
             train |= {s for s in range(start, start + 2 + start % 2) if s < last}
     untied = [s for s in range(schedule.split_step + 1, last) if schedule.is_adam_step(s)]

@@ -8,12 +8,7 @@ interpreter names its seed.
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import os
-import subprocess
 import sys
-import traceback
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,7 +25,8 @@ from tests.candidates.test_small_kernels import (  # noqa: E402
     load_kernels,
     poisoned_memory,
     randn,
-    repair_interpreter,
+    results_in_interpreter,
+    run_interpreter_checks,
     slope,
 )
 
@@ -113,8 +109,11 @@ def check_against_dense(K: ModuleType) -> None:
             if float(b.grad.norm()) < 1e-6 * float(grad.double().norm()):
                 # One key a query: the softmax is constant.
                 assert float(a.grad.double().norm()) < 1e-2 * float(grad.double().norm()), name
-            else:  # few numbers can all but cancel: .067 was the most in 150 draws of one token
-                assert error(a.grad, b.grad) < (1.5e-2 if tokens > 100 else 0.3), (name, what)
+            else:
+                # Few numbers can all but cancel: .073 was the most in 607 draws of one token, .029
+                # of the other short shapes.
+                most = 1.5e-2 if tokens > 100 else 5e-2 if tokens > 1 else 0.2
+                assert error(a.grad, b.grad) < most, (name, what)
                 if tokens > 100:  # enough numbers for roundings to average out: .006 in 33 draws
                     assert abs(slope(a.grad, b.grad) - 1) < 1.5e-2, (name, what)
 
@@ -222,40 +221,9 @@ CHECKS = {name[6:]: f for name, f in list(globals().items()) if name.startswith(
 # ------------------------------------------------------------------------- the interpreter's child
 
 
-def run_interpreter_checks() -> None:
-    torch.set_num_threads(1)
-    repair_interpreter()
-    K = load_kernels()
-    assert K.INTERPRET
-    results = {}
-    for name, check in CHECKS.items():
-        torch.manual_seed(int.from_bytes(os.urandom(4), "little"))
-        seed = torch.initial_seed()
-        try:
-            check(K)
-            results[name] = ""
-        except Exception:
-            results[name] = f"seed {seed}\n{traceback.format_exc()}"
-    print("RESULTS " + json.dumps(results))
-
-
 @pytest.fixture(scope="session")
 def composed_results() -> dict[str, str]:
-    if importlib.util.find_spec("triton") is None:
-        pytest.skip("Triton is not installed")
-    child = subprocess.run(
-        [sys.executable, __file__, "--interpret"],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    lines = [x for x in child.stdout.splitlines() if x.startswith("RESULTS ")]
-    assert lines, f"the interpreter process died\n{child.stdout[-3000:]}\n{child.stderr[-3000:]}"
-    results: dict[str, str] = json.loads(lines[-1].removeprefix("RESULTS "))
-    if any("only 0-dimensional arrays" in text for text in results.values()):
-        pytest.skip("this Triton's interpreter cannot run loops on this numpy (3.6 with >= 2.4)")
-    return results
+    return results_in_interpreter(__file__)
 
 
 @pytest.mark.parametrize("name", CHECKS)
@@ -378,4 +346,4 @@ def test_gpu_composed_heads_in_validation(K: ModuleType, device: str) -> None:
 
 
 if __name__ == "__main__" and "--interpret" in sys.argv:
-    run_interpreter_checks()
+    run_interpreter_checks(CHECKS)

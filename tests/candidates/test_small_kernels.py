@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -429,13 +430,14 @@ def repair_interpreter() -> None:
     interpreter.InterpreterBuilder.create_dot = dot
 
 
-def run_interpreter_checks() -> None:
+def run_interpreter_checks(checks: dict[str, Callable[[ModuleType], None]]) -> None:
+    """In the child: each check, from a seed that its failure names."""
     torch.set_num_threads(1)
     repair_interpreter()
     K = load_kernels()
     assert K.INTERPRET
     results = {}
-    for name, check in CHECKS.items():
+    for name, check in checks.items():
         torch.manual_seed(int.from_bytes(os.urandom(4), "little"))
         seed = torch.initial_seed()
         try:
@@ -446,12 +448,12 @@ def run_interpreter_checks() -> None:
     print("RESULTS " + json.dumps(results))
 
 
-@pytest.fixture(scope="session")
-def interpreter_results() -> dict[str, str]:
+def results_in_interpreter(file: str) -> dict[str, str]:
+    """What went wrong in each check of a test file, run as a child in Triton's interpreter."""
     if importlib.util.find_spec("triton") is None:
         pytest.skip("Triton is not installed")
     child = subprocess.run(
-        [sys.executable, __file__, "--interpret"],
+        [sys.executable, file, "--interpret"],
         env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,
@@ -463,6 +465,11 @@ def interpreter_results() -> dict[str, str]:
     if any("only 0-dimensional arrays" in text for text in results.values()):
         pytest.skip("this Triton's interpreter cannot run loops on this numpy (3.6 with >= 2.4)")
     return results
+
+
+@pytest.fixture(scope="session")
+def interpreter_results() -> dict[str, str]:
+    return results_in_interpreter(__file__)
 
 
 @pytest.mark.parametrize("name", CHECKS)
@@ -709,7 +716,7 @@ def test_gpu_head_gradients(K: ModuleType, device: str, tokens: int) -> None:
 
 
 if __name__ == "__main__" and "--interpret" in sys.argv:
-    run_interpreter_checks()
+    run_interpreter_checks(CHECKS)
 
 
 def test_compiled_graphs_can_be_cached(K: ModuleType) -> None:

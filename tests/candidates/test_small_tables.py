@@ -6,12 +6,7 @@ the PyTorch form on the CPU, the shapes of the run on a GPU (`-m gpu`).
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import os
-import subprocess
 import sys
-import traceback
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,7 +22,8 @@ from tests.candidates.test_small_kernels import (  # noqa: E402
     error,
     load_kernels,
     randn,
-    repair_interpreter,
+    results_in_interpreter,
+    run_interpreter_checks,
 )
 
 
@@ -100,40 +96,9 @@ def check_operator_contracts(K: ModuleType) -> None:
 CHECKS = {name[6:]: f for name, f in list(globals().items()) if name.startswith("check_")}
 
 
-def run_interpreter_checks() -> None:
-    torch.set_num_threads(1)
-    repair_interpreter()
-    K = load_kernels()
-    assert K.INTERPRET
-    results = {}
-    for name, check in CHECKS.items():
-        torch.manual_seed(int.from_bytes(os.urandom(4), "little"))
-        seed = torch.initial_seed()
-        try:
-            check(K)
-            results[name] = ""
-        except Exception:
-            results[name] = f"seed {seed}\n{traceback.format_exc()}"
-    print("RESULTS " + json.dumps(results))
-
-
 @pytest.fixture(scope="session")
 def table_results() -> dict[str, str]:
-    if importlib.util.find_spec("triton") is None:
-        pytest.skip("Triton is not installed")
-    child = subprocess.run(
-        [sys.executable, __file__, "--interpret"],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    lines = [x for x in child.stdout.splitlines() if x.startswith("RESULTS ")]
-    assert lines, f"the interpreter process died\n{child.stdout[-3000:]}\n{child.stderr[-3000:]}"
-    results: dict[str, str] = json.loads(lines[-1].removeprefix("RESULTS "))
-    if any("only 0-dimensional arrays" in text for text in results.values()):
-        pytest.skip("this Triton's interpreter cannot run loops on this numpy (3.6 with >= 2.4)")
-    return results
+    return results_in_interpreter(__file__)
 
 
 @pytest.mark.parametrize("name", CHECKS)
@@ -219,4 +184,4 @@ def test_gpu_table_gradient(K: ModuleType, tokens: int, tables: int, rows: int, 
 
 
 if __name__ == "__main__" and "--interpret" in sys.argv:
-    run_interpreter_checks()
+    run_interpreter_checks(CHECKS)
