@@ -1,5 +1,6 @@
 """candidates/small.py from start to finish on the CPU: log, checkpoint, scorer, arguments."""
 
+import gc
 import os
 import re
 import subprocess
@@ -307,6 +308,20 @@ def test_world_size_must_divide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(small.SetupError, match="1, 2, 4 or 8"):
         small.train(tiny_config())
+
+
+def test_the_collector_rests_during_start_up_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual, seen = gc.get_threshold(), []
+
+    def no_place() -> None:
+        seen.append(gc.get_threshold())
+        raise small.SetupError("no place")
+
+    monkeypatch.setattr(small, "join_job", no_place)
+    with pytest.raises(small.SetupError, match="no place"):
+        small.train(tiny_config())
+    assert seen[0][0] > 10 * usual[0]
+    assert gc.get_threshold() == usual
 
 
 def test_compiling_without_a_run_says_what_is_missing(
