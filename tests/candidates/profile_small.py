@@ -205,7 +205,8 @@ def whole_steps(small: ModuleType, cfg: Any, repeats: int, top: int) -> None:
     sizes = (cfg.model_dim, cfg.mlp_dim, cfg.vocab_size)
     trainer = small.Trainer(cfg, place.rank, place.world, place.device, small.Log(1))
     began = time.perf_counter()
-    trainer.warm_up(cfg.total_steps, place.isolated)
+    marker = small.compile_marker(cfg, place.world)
+    trainer.warm_up(cfg.total_steps, place.isolated and not (marker and marker.exists()))
     if tell:
         print(f"warmed up in {time.perf_counter() - began:.0f} s", flush=True)
     loader = small.TrainLoader(cfg, place.rank, place.world, place.device)
