@@ -194,21 +194,10 @@ def whole_steps(small: ModuleType, cfg: Any, repeats: int, top: int) -> None:
     """Steps of the job this process is a rank of, with Adam and without, in each stage."""
     import torch.distributed as dist
 
-    place = small.join_job()
-    cfg, lines = small.fit_to_device(cfg, place.device)
-    attention = small.find_attention(place.device)
-    small.use_attention(attention)
-    small.leave_default_stream(cfg, place.device)
-    tell = place.rank == 0
-    if tell:
-        print(*lines, f"attention: {attention.name}", f"{place.world} ranks", sep="\n")
+    place, log, trainer = small.get_ready(cfg, cfg.total_steps, (), None)
+    log.close()
+    tell, cfg = place.rank == 0, trainer.cfg
     sizes = (cfg.model_dim, cfg.mlp_dim, cfg.vocab_size)
-    trainer = small.Trainer(cfg, place.rank, place.world, place.device, small.Log(1))
-    began = time.perf_counter()
-    marker = small.compile_marker(cfg, place.world)
-    trainer.warm_up(cfg.total_steps, place.isolated and not (marker and marker.exists()))
-    if tell:
-        print(f"warmed up in {time.perf_counter() - began:.0f} s", flush=True)
     loader = small.TrainLoader(cfg, place.rank, place.world, place.device)
     for stage in range(3):
         for step in (trainer.schedule.starts[stage] + 2, trainer.schedule.starts[stage] + 3):
