@@ -168,7 +168,7 @@ class Config:
     sparse_bigram: bool = True
     compile: bool = True
     graphs: bool = True  # what a step launches is recorded in CUDA graphs
-    sorted_tables: bool = False  # gradients of the tables by table_gradient; not yet run on a GPU
+    sorted_tables: bool = False  # gradients of the tables by table_gradient; candidates/NOTES.md
 
     # records after #84, each off until it has paid on a GPU; see RECORDS
     gated_mudd: bool = False  # 85: per-token gates in place of static scalars
@@ -3993,9 +3993,10 @@ def fit_to_device(cfg: Config, device: torch.device) -> tuple[Config, list[str]]
     return cfg, lines
 
 
-# Allocated at most by each of 8 ranks, H200, program of #84, recorded (with one pool for all); one
-# rank alone allocated 34,780 MiB, 30 less than what is computed here. Kernel by kernel it was
-# 26,238. Besides: what the allocator holds unused, the CUDA context, NCCL's and cuBLAS's buffers.
+# Allocated at most by each of 8 ranks, H200, program of #84, recorded (#89: 33,346 MiB); one rank
+# alone (with one pool for all recordings) allocated 34,780 MiB, 30 less than what is computed here.
+# Kernel by kernel it was 26,238. Besides: what the allocator holds unused, the CUDA context, NCCL's
+# and cuBLAS's buffers.
 MEASURED_PEAK_BYTES, MEASURED_WORLD = 31_620 << 20, 8
 BESIDES_BYTES = 3 << 30
 
