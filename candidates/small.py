@@ -168,7 +168,9 @@ class Config:
     sparse_bigram: bool = True
     compile: bool = True
     graphs: bool = True  # what a step launches is recorded in CUDA graphs
-    sorted_tables: bool = False  # gradients of the tables by table_gradient; candidates/NOTES.md
+    sorted_tables: bool = True  # gradients of the tables by table_gradient
+    fused_heads: bool = True  # norm, rotation, XSA and gates of the heads by kernels of our own
+    fixed_x_scale: bool = True  # the MLP's input in FP8 by a fixed scale, not by its largest value
 
     # records after #84, each off until it has paid on a GPU; see RECORDS
     gated_mudd: bool = False  # 85: per-token gates in place of static scalars
@@ -2039,6 +2041,425 @@ def fused_head_loss(
 
 
 # -------------------------------------------------------------------------------------------------
+# Heads: what stands between the projections and the attention. Before it, queries and keys are
+# normed, rotated and (keys) shifted by a token, values take what is added to them; after it, what
+# a token attends to along its own value is taken out (XSA) and the heads are gated. The compiler
+# makes three to six kernels of each side, which read a tensor several times (the mate of a rotated
+# channel is loaded anew, a norm is a kernel of its own): H200, T = 49152, .37 ms before a paired
+# layer's attention where its bytes need .1. Here one kernel a side and direction.
+#
+# The values' gradient has two parts, one by the attention and one by XSA. So that the sum is not a
+# pass of its own, XSA reads the values without a gradient and a tap besides: zeros that take no
+# memory, through which its part reaches `prepare_heads_grad`.
+# -------------------------------------------------------------------------------------------------
+RMS_EPS = torch.finfo(torch.float32).eps  # also for bf16 inputs; a larger one changes the function
+HEAD_ROWS = 32  # tokens a program, each of one head
+
+
+def norm(x: Tensor) -> Tensor:
+    """RMS norm over the last axis, without weights."""
+    return F.rms_norm(x, (x.size(-1),), eps=RMS_EPS)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding of adjacent channel pairs. x (T, n, c); cos, sin (T, c), sin's odd
+    channels negated. Channels whose frequency is 0 pass unchanged."""
+    swapped = x.unflatten(-1, (x.size(-1) // 2, 2)).flip(-1).flatten(-2)
+    return cos[:, None] * x + sin[:, None] * swapped
+
+
+def shift_in(first: Tensor, rest: Tensor) -> Tensor:
+    return torch.cat((first, rest))
+
+
+if triton is not None:
+
+    @triton.jit
+    def half_head(ptr, rows, stride, inside, HALF: tl.constexpr):
+        """(rows, HALF) channels of a head in fp32; rows that are not inside are 0."""
+        c = tl.arange(0, HALF)
+        x = tl.load(ptr + rows[:, None] * stride + c[None, :], mask=inside[:, None], other=0.0)
+        return x.to(tl.float32)
+
+    @triton.jit
+    def put_half(ptr, rows, stride, inside, x, HALF: tl.constexpr):
+        c = tl.arange(0, HALF)
+        at = ptr + rows[:, None] * stride + c[None, :]
+        tl.store(at, x.to(ptr.dtype.element_ty), mask=inside[:, None])
+
+    @triton.jit
+    def inverse_rms(low, high, eps, HALF: tl.constexpr):
+        return tl.rsqrt((tl.sum(low * low, 1) + tl.sum(high * high, 1)) / (2 * HALF) + eps)
+
+    @triton.jit
+    def evens(x, ROWS: tl.constexpr, HALF: tl.constexpr):
+        """Every other channel: the tables hold a pair's angle twice, and loads of 16 bytes and a
+        choice in registers are better than loads of 2."""
+        even, _ = tl.split(tl.reshape(x, (ROWS, HALF // 2, 2)))
+        return even
+
+    @triton.jit
+    def angles(cos_ptr, sin_ptr, rows, stride, inside, ROWS: tl.constexpr, HALF: tl.constexpr):
+        """cos and sin (rows, HALF / 2) of the pairs of channels that rotate."""
+        cos = evens(half_head(cos_ptr, rows, stride, inside, HALF), ROWS, HALF)
+        return cos, evens(half_head(sin_ptr, rows, stride, inside, HALF), ROWS, HALF)
+
+    @triton.jit
+    def turned(x, cos, sin, ROWS: tl.constexpr, HALF: tl.constexpr):
+        """Adjacent channels of x rotated by the angles."""
+        even, odd = tl.split(tl.reshape(x, (ROWS, HALF // 2, 2)))
+        both = tl.join(cos * even + sin * odd, cos * odd - sin * even)
+        return tl.reshape(both, (ROWS, HALF))
+
+    @triton.jit
+    def prepare_heads_kernel(
+        qkv_ptr, extra_ptr, cos_ptr, sin_ptr, q_ptr, k_ptr, v_ptr, tokens, eps, angle_stride,
+        H: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr,
+        PAIRED: tl.constexpr, OFFSET: tl.constexpr, EXTRA: tl.constexpr,
+    ):  # fmt: skip
+        HALF: tl.constexpr = C // 2
+        h, wide, narrow = tl.program_id(0), 3 * H * C, H * C
+        t = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+        inside = t < tokens
+        side = (h % 2) * C if PAIRED else 0  # odd heads have the second half of the tables
+        cos, sin = angles(cos_ptr + side, sin_ptr + side, t, angle_stride, inside, ROWS, HALF)
+        for part in tl.static_range(2):
+            x_ptr = qkv_ptr + part * narrow + h * C
+            y_ptr = (k_ptr if part == 1 else q_ptr) + h * C
+            low = half_head(x_ptr, t, wide, inside, HALF)
+            high = half_head(x_ptr + HALF, t, wide, inside, HALF)
+            r = inverse_rms(low, high, eps, HALF)[:, None]
+            y = turned(low * r, cos, sin, ROWS, HALF)
+            put_half(y_ptr, t, narrow, inside, y, HALF)
+            if OFFSET and part == 1:  # the half that does not rotate is of the token before
+                before = tl.maximum(t - 1, 0)
+                low = half_head(x_ptr, before, wide, inside, HALF)
+                high = half_head(x_ptr + HALF, before, wide, inside, HALF)
+                r = inverse_rms(low, high, eps, HALF)[:, None]
+            put_half(y_ptr + HALF, t, narrow, inside, high * r, HALF)
+        for half in tl.static_range(2):
+            at = h * C + half * HALF
+            v = half_head(qkv_ptr + 2 * narrow + at, t, wide, inside, HALF)
+            if EXTRA:
+                v += half_head(extra_ptr + at, t, narrow, inside, HALF)
+            put_half(v_ptr + at, t, narrow, inside, v, HALF)
+
+    @triton.jit
+    def prepare_heads_grad_kernel(
+        dq_ptr, dk_ptr, dv_ptr, tap_ptr, qkv_ptr, cos_ptr, sin_ptr, dqkv_ptr, dextra_ptr,
+        tokens, eps, angle_stride,
+        H: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr,
+        PAIRED: tl.constexpr, OFFSET: tl.constexpr, EXTRA: tl.constexpr, TAP: tl.constexpr,
+    ):  # fmt: skip
+        HALF: tl.constexpr = C // 2
+        h, wide, narrow = tl.program_id(0), 3 * H * C, H * C
+        t = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+        inside = t < tokens
+        side = (h % 2) * C if PAIRED else 0
+        cos, sin = angles(cos_ptr + side, sin_ptr + side, t, angle_stride, inside, ROWS, HALF)
+        for part in tl.static_range(2):
+            x_ptr = qkv_ptr + part * narrow + h * C
+            dy_ptr = (dk_ptr if part == 1 else dq_ptr) + h * C
+            out_ptr = dqkv_ptr + part * narrow + h * C
+            low = half_head(x_ptr, t, wide, inside, HALF)
+            high = half_head(x_ptr + HALF, t, wide, inside, HALF)
+            # of the normed halves: rotated back, and (keys) from the token after
+            d_low = turned(half_head(dy_ptr, t, narrow, inside, HALF), cos, -sin, ROWS, HALF)
+            if OFFSET and part == 1:
+                d_high = half_head(dy_ptr + HALF, t + 1, narrow, t + 1 < tokens, HALF)
+                d_high += half_head(dy_ptr + HALF, t, narrow, t == 0, HALF)
+            else:
+                d_high = half_head(dy_ptr + HALF, t, narrow, inside, HALF)
+            r = inverse_rms(low, high, eps, HALF)
+            along = (tl.sum(low * d_low, 1) + tl.sum(high * d_high, 1)) * r * r / C
+            r, along = r[:, None], along[:, None]
+            put_half(out_ptr, t, wide, inside, r * (d_low - low * along), HALF)
+            put_half(out_ptr + HALF, t, wide, inside, r * (d_high - high * along), HALF)
+        for half in tl.static_range(2):
+            at = h * C + half * HALF
+            dv = half_head(dv_ptr + at, t, narrow, inside, HALF)
+            if TAP:
+                dv += half_head(tap_ptr + at, t, narrow, inside, HALF)
+            put_half(dqkv_ptr + 2 * narrow + at, t, wide, inside, dv, HALF)
+            if EXTRA:
+                put_half(dextra_ptr + at, t, narrow, inside, dv, HALF)
+
+    @triton.jit
+    def per_head(ptr, t, h, row_stride, column_stride, inside):
+        """One number a token of this head, (rows, 1) in fp32."""
+        x = tl.load(ptr + t * row_stride + h * column_stride, mask=inside, other=0.0)
+        return x.to(tl.float32)[:, None]
+
+    @triton.jit
+    def finish_heads_kernel(
+        o_ptr, v_ptr, xsa_ptr, gate_ptr, y_ptr, tokens, xsa_row, xsa_column, gate_row, gate_column,
+        H: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr, XSA: tl.constexpr, GATE: tl.constexpr,
+    ):  # fmt: skip
+        h, width = tl.program_id(0), H * C
+        t = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+        inside = t < tokens
+        y = half_head(o_ptr + h * C, t, width, inside, C)
+        if XSA:
+            v = half_head(v_ptr + h * C, t, width, inside, C)
+            length = tl.maximum(tl.sum(v * v, 1), 1e-8)
+            share = (tl.sum(y * v, 1) / length)[:, None]
+            y -= per_head(xsa_ptr, t, h, xsa_row, xsa_column, inside) * share * v
+        if GATE:
+            y *= per_head(gate_ptr, t, h, gate_row, gate_column, inside)
+        put_half(y_ptr + h * C, t, width, inside, y, C)
+
+    @triton.jit
+    def finish_heads_grad_kernel(
+        grad_ptr, o_ptr, v_ptr, xsa_ptr, gate_ptr, do_ptr, dv_ptr, dxsa_ptr, dgate_ptr, tokens,
+        grad_row, xsa_row, xsa_column, gate_row, gate_column,
+        H: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr, XSA: tl.constexpr, GATE: tl.constexpr,
+    ):  # fmt: skip
+        h, width = tl.program_id(0), H * C
+        t = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+        inside = t < tokens
+        dy = half_head(grad_ptr + h * C, t, grad_row, inside, C)
+        o = half_head(o_ptr + h * C, t, width, inside, C)
+        along = tl.sum(dy * o, 1)  # then <dy, y>, the gate's gradient
+        if GATE:
+            gate = per_head(gate_ptr, t, h, gate_row, gate_column, inside)
+        else:
+            gate = tl.full((ROWS, 1), 1.0, tl.float32)
+        if XSA:
+            v = half_head(v_ptr + h * C, t, width, inside, C)
+            strength = per_head(xsa_ptr, t, h, xsa_row, xsa_column, inside)
+            square = tl.sum(v * v, 1)
+            length = tl.maximum(square, 1e-8)
+            share = tl.sum(o * v, 1) / length
+            towards = tl.sum(dy * v, 1)  # of the gated output; times the gate: of y
+            along -= tl.sum(strength, 1) * share * towards
+            tl.store(dxsa_ptr + t * H + h, -share * towards * tl.sum(gate, 1), mask=inside)
+            pull = strength * gate * (towards / length)[:, None]
+            moves = tl.where(square > 1e-8, 2.0, 0.0)[:, None]  # a clamped length does not move
+            dv = share[:, None] * (moves * pull * v - strength * gate * dy) - pull * o
+            put_half(dv_ptr + h * C, t, width, inside, dv, C)
+            dy = gate * dy - pull * v
+        else:
+            dy = gate * dy
+        if GATE:
+            tl.store(dgate_ptr + t * H + h, along, mask=inside)
+        put_half(do_ptr + h * C, t, width, inside, dy, C)
+
+
+def head_grid(tokens: int, heads: int) -> tuple[int, int]:
+    """Heads first: the programs beside each other read the same tokens."""
+    return heads, triton.cdiv(tokens, HEAD_ROWS)
+
+
+def table_is_paired(cos: Tensor, width: int) -> bool:
+    """Tables for paired heads have both positions of a token side by side."""
+    return cos.size(1) == 2 * width
+
+
+@torch.library.custom_op("speedrun::prepare_heads", mutates_args=())
+def prepare_heads_op(
+    qkv: Tensor, extra: Tensor | None, cos: Tensor, sin: Tensor, heads: int, offset: bool, tap: bool
+) -> list[Tensor]:
+    """[q, k, v] and with `tap` the tap, each (T, H, C): see prepare_heads."""
+    tokens, width = qkv.size(0), qkv.size(1) // 3
+    C = width // heads
+    qkv = qkv.contiguous()
+    q, k, v = (torch.empty(tokens, heads, C, dtype=qkv.dtype, device=qkv.device) for _ in range(3))
+    prepare_heads_kernel[head_grid(tokens, heads)](
+        qkv, qkv if extra is None else extra.contiguous(), cos, sin, q, k, v,
+        tokens, RMS_EPS, cos.stride(0), H=heads, C=C, ROWS=HEAD_ROWS,
+        PAIRED=table_is_paired(cos, C), OFFSET=offset, EXTRA=extra is not None, num_warps=4,
+    )  # fmt: skip
+    return [q, k, v, *([qkv.new_zeros(()).expand(q.shape)] if tap else [])]
+
+
+@torch.library.custom_op("speedrun::prepare_heads_grad", mutates_args=())
+def prepare_heads_grad(
+    dq: Tensor, dk: Tensor, dv: Tensor, dtap: Tensor | None, qkv: Tensor, cos: Tensor, sin: Tensor,
+    offset: bool, extra: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Gradients of qkv (T, 3 H C), and of what was added to the values, empty without that."""
+    tokens, heads, C = dq.shape
+    dq, dk, dv, qkv = (t.contiguous() for t in (dq, dk, dv, qkv))
+    dqkv = torch.empty_like(qkv)
+    dextra = torch.empty(tokens if extra else 0, heads, C, dtype=qkv.dtype, device=qkv.device)
+    prepare_heads_grad_kernel[head_grid(tokens, heads)](
+        dq, dk, dv, dv if dtap is None else dtap.contiguous(), qkv, cos, sin, dqkv, dextra,
+        tokens, RMS_EPS, cos.stride(0), H=heads, C=C, ROWS=HEAD_ROWS,
+        PAIRED=table_is_paired(cos, C), OFFSET=offset, EXTRA=extra, TAP=dtap is not None,
+        num_warps=4,
+    )  # fmt: skip
+    return dqkv, dextra
+
+
+@prepare_heads_op.register_fake
+def _(qkv, extra, cos, sin, heads, offset, tap):
+    shape = qkv.size(0), heads, qkv.size(1) // 3 // heads
+    taps = [qkv.new_zeros(()).expand(shape)] if tap else []
+    return [*(qkv.new_empty(shape) for _ in range(3)), *taps]
+
+
+@prepare_heads_grad.register_fake
+def _(dq, dk, dv, dtap, qkv, cos, sin, offset, extra):
+    dqkv = torch.empty_like(qkv, memory_format=torch.contiguous_format)
+    return dqkv, qkv.new_empty(dq.size(0) if extra else 0, dq.size(1), dq.size(2))
+
+
+def prepare_heads_save(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    qkv, extra, cos, sin, _, ctx.offset, _ = inputs
+    ctx.extra = extra is not None
+    ctx.save_for_backward(qkv, cos, sin)
+
+
+def prepare_heads_back(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
+    dq, dk, dv, *dtap = grads
+    dqkv, dextra = prepare_heads_grad(
+        dq, dk, dv, dtap[0] if dtap else None, *ctx.saved_tensors, ctx.offset, ctx.extra
+    )
+    return dqkv, dextra if ctx.extra else None, None, None, None, None, None
+
+
+prepare_heads_op.register_autograd(prepare_heads_back, setup_context=prepare_heads_save)
+
+
+def prepare_heads(
+    qkv: Tensor, extra: Tensor | None, cos: Tensor, sin: Tensor, heads: int, offset: bool, tap: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """(q, k, v, tap), each (T, H, C) and contiguous, from a projection qkv (T, 3 H C).
+
+    q and k are normed a head, then rotated by cos and sin, (T, C), or (T, 2 C) where heads are
+    paired: even ones take the first C columns, odd ones the rest. offset: the half of k that does
+    not rotate is of the token before. extra (T, H, C) joins v. tap: for finish_heads, if wanted."""
+    if not uses_kernel(qkv):
+        return prepare_heads_reference(qkv, extra, cos, sin, heads, offset)
+    q, k, v, *taps = prepare_heads_op(qkv, extra, cos, sin, heads, offset, tap)
+    return q, k, v, taps[0] if taps else None
+
+
+def prepare_heads_reference(
+    qkv: Tensor, extra: Tensor | None, cos: Tensor, sin: Tensor, heads: int, offset: bool,
+    tap: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, None]:  # fmt: skip
+    """`prepare_heads` in plain torch; v may be a view of qkv, and there is no tap."""
+    tokens = qkv.size(0)
+    q, k, v = qkv.unflatten(1, (3, heads, -1)).unbind(1)
+    shape = q.shape
+    q, k = norm(q), norm(k)
+    if table_is_paired(cos, shape[2]):  # adjacent heads side by side
+        q, k = (t.reshape(tokens, heads // 2, 2 * shape[2]) for t in (q, k))
+    q, k = (rotate(t, cos, sin).reshape(shape) for t in (q, k))
+    if offset:
+        turning, still = k.chunk(2, -1)
+        k = torch.cat((turning, shift_in(still[:1], still[:-1])), -1)
+    return q, k, v if extra is None else v + extra, None
+
+
+def two_strides(x: Tensor | None) -> tuple[int, int]:
+    """Strides by token and head of (H,) or (T, H) numbers."""
+    if x is None:
+        return 0, 0
+    return (0, x.stride(0)) if x.dim() == 1 else (x.stride(0), x.stride(1))
+
+
+@torch.library.custom_op("speedrun::finish_heads", mutates_args=())
+def finish_heads_op(
+    o: Tensor, v: Tensor, tap: Tensor | None, xsa: Tensor | None, gate: Tensor | None
+) -> Tensor:
+    """(T, H C) for the output projection: see finish_heads."""
+    tokens, heads, C = o.shape
+    o, v = o.contiguous(), v.contiguous()
+    y = torch.empty(tokens, heads * C, dtype=o.dtype, device=o.device)
+    finish_heads_kernel[head_grid(tokens, heads)](
+        o, v, o if xsa is None else xsa, o if gate is None else gate, y,
+        tokens, *two_strides(xsa), *two_strides(gate), H=heads, C=C, ROWS=HEAD_ROWS,
+        XSA=xsa is not None, GATE=gate is not None, num_warps=4,
+    )  # fmt: skip
+    return y
+
+
+@torch.library.custom_op("speedrun::finish_heads_grad", mutates_args=())
+def finish_heads_grad(
+    grad: Tensor, o: Tensor, v: Tensor, xsa: Tensor | None, gate: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of o and v (T, H, C), and of both factors, (T, H) fp32; empty what there is none
+    of."""
+    tokens, heads, C = o.shape
+    o, v, grad = o.contiguous(), v.contiguous(), row_major(grad)
+
+    def rows(x: Tensor | None) -> int:
+        return 0 if x is None else tokens
+
+    do = torch.empty(tokens, heads, C, dtype=o.dtype, device=o.device)
+    dv = torch.empty(rows(xsa), heads, C, dtype=o.dtype, device=o.device)
+    dxsa, dgate = (
+        torch.empty(rows(x), heads, dtype=torch.float32, device=o.device) for x in (xsa, gate)
+    )
+    finish_heads_grad_kernel[head_grid(tokens, heads)](
+        grad, o, v, o if xsa is None else xsa, o if gate is None else gate, do, dv, dxsa, dgate,
+        tokens, grad.stride(0), *two_strides(xsa), *two_strides(gate), H=heads, C=C,
+        ROWS=HEAD_ROWS, XSA=xsa is not None, GATE=gate is not None, num_warps=4,
+    )  # fmt: skip
+    return do, dv, dxsa, dgate
+
+
+@finish_heads_op.register_fake
+def _(o, v, tap, xsa, gate):
+    return o.new_empty(o.size(0), o.size(1) * o.size(2))
+
+
+@finish_heads_grad.register_fake
+def _(grad, o, v, xsa, gate):
+    tokens, heads, C = o.shape
+    with_xsa, with_gate = (0 if x is None else tokens for x in (xsa, gate))
+    small = [o.new_empty(n, heads, dtype=torch.float32) for n in (with_xsa, with_gate)]
+    return o.new_empty(o.shape), o.new_empty(with_xsa, heads, C), *small
+
+
+def finish_heads_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    o, v, tap, xsa, gate = inputs
+    ctx.tapped = tap is not None
+    ctx.save_for_backward(o, v, xsa, gate)
+
+
+def finish_heads_back(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    o, v, xsa, gate = ctx.saved_tensors
+    do, dv, dxsa, dgate = finish_heads_grad(grad, o, v, xsa, gate)
+    if xsa is None:
+        return do, None, None, None, dgate.to(gate.dtype)
+    dxsa = (dxsa if xsa.dim() == 2 else dxsa.sum(0)).to(xsa.dtype)
+    to_v, to_tap = (None, dv) if ctx.tapped else (dv, None)
+    return do, to_v, to_tap, dxsa, None if gate is None else dgate.to(gate.dtype)
+
+
+finish_heads_op.register_autograd(finish_heads_back, setup_context=finish_heads_save)
+
+
+def finish_heads(
+    o: Tensor, v: Tensor, tap: Tensor | None, xsa: Tensor | None, gate: Tensor | None
+) -> Tensor:
+    """(T, H C): gate_h (o_h - xsa_h (<o_h, v_h> / <v_h, v_h>) v_h), o and v (T, H, C).
+
+    xsa (H,) or (T, H), gate (T, H): None leaves that out. With the tap of prepare_heads the values'
+    gradient goes there, not to v."""
+    if xsa is None and gate is None:
+        return o.flatten(1)
+    if not uses_kernel(o):
+        return finish_heads_reference(o, v, None, xsa, gate)
+    return finish_heads_op(o, v if tap is None else v.detach(), tap, xsa, gate)
+
+
+def finish_heads_reference(
+    o: Tensor, v: Tensor, tap: Tensor | None, xsa: Tensor | None, gate: Tensor | None
+) -> Tensor:
+    """`finish_heads` in plain torch."""
+    if xsa is not None:  # without the unit vector (#86)
+        length = (v * v).sum(-1, keepdim=True).clamp(min=1e-8)
+        o = o - xsa[..., None] * ((o * v).sum(-1, keepdim=True) / length) * v
+    if gate is not None:
+        o = o * gate[..., None]
+    return o.flatten(1)
+
+
+# -------------------------------------------------------------------------------------------------
 # Composed heads (record #85). For query t and the keys s in [first(t), t], the last 112 tokens of
 # its document:
 #     P_h = softmax of scale <q_h(t), k_h(s)>,  A = sum_h w1_h P_h,  out_h = base_h + w2_h (A v_h).
@@ -2592,27 +3013,16 @@ def eval_loss(x: Tensor, lm_head: Tensor, targets: Tensor, chunk: int = 65_536) 
 # ============================================================================================
 # Model
 # ============================================================================================
-RMS_EPS = torch.finfo(torch.float32).eps  # also for bf16 inputs; a larger one changes the function
 FP8_MAX = 448.0  # largest e4m3
 DOWN_HEADROOM, POST_HEADROOM = 1.12, 1.80  # growth a delayed FP8 scale leaves room for (#89)
 DELAYED_FROM = 16  # steps after which the down matrices' scales are delayed
 BANK_MULTIPLE = 8  # banks are padded with unused zero matrices so that 8 ranks share them evenly
 
 
-def norm(x: Tensor) -> Tensor:
-    """RMS norm over the last axis, without weights."""
-    return F.rms_norm(x, (x.size(-1),), eps=RMS_EPS)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of adjacent channel pairs. x (T, n, c); cos, sin (T, c), sin's odd
-    channels negated. Channels whose frequency is 0 pass unchanged."""
-    swapped = x.unflatten(-1, (x.size(-1) // 2, 2)).flip(-1).flatten(-2)
-    return cos[:, None] * x + sin[:, None] * swapped
-
-
-def shift_in(first: Tensor, rest: Tensor) -> Tensor:
-    return torch.cat((first, rest))
+def normed_factor(width: int) -> float:
+    """What a normed row of so many channels is multiplied by before it becomes e4m3: the largest
+    power of two that keeps it in range, as no channel is above sqrt(width)."""
+    return 2.0 ** math.floor(math.log2(FP8_MAX / 1.01 / math.sqrt(width)))
 
 
 def sign_rows(tokens: Tensor, rows: int) -> Tensor:
@@ -2920,6 +3330,8 @@ class GPT(nn.Module):
 
         cos, sin = self.rotary_cos[:T], self.rotary_sin[:T]
         paired_cos, paired_sin = self.paired_cos[:T], self.paired_sin[:T]
+        prepare = prepare_heads if cfg.fused_heads else prepare_heads_reference
+        finish = finish_heads if cfg.fused_heads else finish_heads_reference
 
         # ---- embeddings
         by_token = by_bigram = None
@@ -2962,52 +3374,43 @@ class GPT(nn.Module):
             bank = cfg.attention_layers.index(i)
             weight = attn_weights[bank]
             # the lambdas scale 768-wide matrices rather than activations
-            qkv = F.linear(a_in, scalars[2 * i] * weight[: 3 * D]).view(T, 3, H, C)
-            q, k, v = qkv.unbind(1)
-            q, k = norm(q), norm(k)
+            qkv = F.linear(a_in, scalars[2 * i] * weight[: 3 * D])
+            paired = cfg.paired_heads and i in cfg.paired_layers
+            tables = (paired_cos, paired_sin) if paired else (cos, sin)
+            offset = cfg.key_offset and i in cfg.long_layers and not paired
+            strength = torch.tanh(xsa_coef[i]) if i in xsa_coef and not paired else None
+            q, k, v, tap = prepare(qkv, extra_value, *tables, H, offset, strength is not None)
             window = window_long if i in cfg.long_layers else window_short
-            if cfg.paired_heads and i in cfg.paired_layers:
+            if paired:
                 # Two heads share one softmax over an interleaved sequence of 2T. The rotation
-                # sees adjacent heads side by side; the views below then pair h with h + H/2.
-                q = rotate(q.reshape(T, H // 2, 2 * C), paired_cos, paired_sin)
-                k = rotate(k.reshape(T, H // 2, 2 * C), paired_cos, paired_sin)
-                if extra_value is not None:
-                    v = v + extra_value
-                q, k, v = (t.reshape(2 * T, H // 2, C) for t in (q, k, v))
+                # saw adjacent heads side by side; these views then pair h with h + H/2.
                 o = attention_varlen(
-                    q, k, v, 2 * cu_seqlens, 2 * max_seqlen, softmax_scale, window
-                ).reshape(T, H, C)
+                    *(t.reshape(2 * T, H // 2, C) for t in (q, k, v)),
+                    2 * cu_seqlens, 2 * max_seqlen, softmax_scale, window,
+                ).reshape(T, H, C)  # fmt: skip
             else:
-                q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-                if cfg.key_offset and i in cfg.long_layers:
-                    # the half that does not rotate is taken from the token before
-                    still = k[..., C // 2 :]
-                    k = torch.cat((k[..., : C // 2], shift_in(still[:1], still[:-1])), -1)
-                if extra_value is not None:
-                    v = v + extra_value
                 o = attention_varlen(q, k, v, cu_seqlens, max_seqlen, softmax_scale, window)
                 if compose is not None and i == 10:
                     o = compose_heads(
                         o, q, k, v, *compose, cu_seqlens, softmax_scale, cfg.compose_window
                     )
-                if i in xsa_coef:
-                    # what a token attends to along its own value, without the unit vector (#86)
-                    strength = torch.tanh(xsa_coef[i])[..., None]
-                    length = (v * v).sum(-1, keepdim=True).clamp(min=1e-8)
-                    o = o - strength * ((o * v).sum(-1, keepdim=True) / length) * v
-            if i in out_gate:
-                o = o * out_gate[i][..., None]
-            elif attn_gate:
-                o = o * torch.sigmoid(F.linear(a_in[:, :G], attn_gate[bank]))[..., None]
-            return F.linear(o.reshape(T, D), scalars[2 * i + 1] * weight[3 * D :])
+            gate = out_gate.get(i)
+            if gate is None and attn_gate:
+                gate = torch.sigmoid(F.linear(a_in[:, :G], attn_gate[bank]))
+            o = finish(o, v, tap, strength, gate)
+            return F.linear(o, scalars[2 * i + 1] * weight[3 * D :])
 
         def mlp(i: int, stream: Tensor) -> Tensor:
             inside = norm(stream)
             up, down = mlp_weights[2 * i], mlp_weights[2 * i + 1]
             if training and cfg.fp8_mlp:
-                amax = inside.detach().abs().amax().clamp(min=1e-12)
-                inside_fp8 = (inside.detach() * (FP8_MAX / amax.float())).to(torch.float8_e4m3fn)
-                dequant = (self.up_scale[i] * amax.float() / FP8_MAX).reshape(1)
+                if cfg.fixed_x_scale:
+                    factor: float | Tensor = normed_factor(D)
+                else:
+                    amax = inside.detach().abs().amax().clamp(min=1e-12)
+                    factor = FP8_MAX / amax.float()
+                inside_fp8 = (inside.detach() * factor).to(torch.float8_e4m3fn)
+                dequant = (self.up_scale[i] / factor).reshape(1)
                 if cfg.fp8_down:
                     out, maxima[i] = linear_relu2_fp8_down(
                         inside, up, down, self.up_fp8[i], inside_fp8, dequant, self.down_fp8_t[i],

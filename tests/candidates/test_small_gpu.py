@@ -189,6 +189,41 @@ def test_record_model_compiled(
     assert losses().mean().item() < first - 0.3  # the batch is learnt by heart
 
 
+@pytest.mark.parametrize("record", [84, 89])
+def test_fused_heads_give_the_plain_ones_losses_and_gradients(record: int) -> None:
+    """The whole model op by op, with weights on which every gate and coefficient matters."""
+    small.use_attention(small.find_attention(CUDA))
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 50_256, 4097).astype(np.uint16)
+    tokens[::300] = 50_256
+    results = []
+    for fused in (True, False):
+        cfg = small.replace(
+            small.record_config(record), fused_heads=fused, compile=False, vocab_size=50_304
+        )
+        cfg, _ = small.fit_to_device(cfg, CUDA)
+        torch.manual_seed(0)
+        model = small.GPT(cfg, CUDA)
+        with torch.no_grad():
+            for name, p in model.named_parameters():
+                scale = {"lm_head": 0.02, "embed": 0.3, "bigram_embed": 0.3}.get(name, 0.02)
+                p.add_((scale * torch.randn(p.shape, device=CUDA)).to(p.dtype))
+        model.quantize_mlp()
+        batch = small.unaligned_batch(tokens, cfg, CUDA)
+        numbers = map(small.host_number, (128, 384))
+        losses = model(
+            *batch[:4], torch.tensor([1.0], device=CUDA), *numbers, 896, small.host_number(0.1),
+            torch.tensor([0.1], device=CUDA) if cfg.prefix else None,
+        )  # fmt: skip
+        losses.sum().backward()
+        results.append((losses.detach(), {n: p.grad for n, p in model.named_parameters()}))
+    (one, one_grads), (two, two_grads) = results
+    assert two.std() > 0.1
+    assert relative_error(one - two.mean(), two - two.mean()) < 5e-2
+    for name, grad in two_grads.items():
+        assert relative_error(one_grads[name], grad) < 1e-1, name
+
+
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_recorded_update_leaves_a_recorded_passs_gradients_alone(shared: bool) -> None:
     """An update recorded before a pass must not compute where that pass leaves its gradients: those
