@@ -50,7 +50,7 @@ class Run:
         scheduled = steps - (10 if self.record == 84 else 15)
         length = ["--schedule", str(scheduled)] if self.whole else ["--steps", str(steps)]
         off = ["--ablate", self.off] if self.off else []
-        of = ["--record", str(self.record)] if self.record != 84 else []
+        of = ["--record", str(self.record)]
         return [*length, *of, *off, "--seed", str(self.seed), "--val-every", "0"]
 
     def __str__(self) -> str:

@@ -201,6 +201,22 @@ def test_later_records_run_too(
     assert all(4.0 < float(x.split("val_loss:")[1].split()[0]) < 4.7 for x in lines)
 
 
+@pytest.mark.parametrize("text", [None, "YQ== 0 1\n", "no base64! 0\n"])
+def test_a_missing_vocabulary_is_told_before_anything_is_built(
+    text: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_data(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATA_PATH", str(tmp_path))
+    ranks = tmp_path / "ranks.tiktoken"
+    if text is not None:
+        ranks.write_text(text)
+    monkeypatch.setenv("SPEEDRUN_GPT2_RANKS", str(ranks))
+    monkeypatch.setattr(small, "Trainer", None)
+    with pytest.raises(small.SetupError, match=r"SPEEDRUN_GPT2_RANKS.*ranks\.tiktoken"):
+        small.train(tiny_config(prefix=True))
+
+
 @pytest.mark.slow
 def test_the_loss_falls_to_the_end_on_fresh_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -339,10 +355,10 @@ def test_compiling_without_a_run_says_what_is_missing(
 
 def test_arguments() -> None:
     cfg, options = small.parse([])
-    assert cfg == small.Config()
+    assert cfg == small.record_config(89)
     assert options == {"last": None, "notes": [], "seed": None, "compile_for": None}
     cfg, options = small.parse(["--ablate", "xsa,mudd", "--steps", "300", "--seed", "3"])
-    assert cfg == small.replace(small.Config(), xsa=False, mudd=False)
+    assert cfg == small.replace(small.record_config(89), xsa=False, mudd=False)
     assert options["last"] == 300
     assert options["seed"] == 3
     assert options["notes"] == [
@@ -351,8 +367,9 @@ def test_arguments() -> None:
     ]
     cfg, _ = small.parse(["--record", "85", "--ablate", "composed_heads"])
     assert cfg == small.replace(small.record_config(85), composed_heads=False)
-    cfg, _ = small.parse(["--schedule", "300"])
+    cfg, options = small.parse(["--record", "84", "--schedule", "300"])
     assert (cfg.scheduled_steps, cfg.momentum_warmup, cfg.momentum_cooldown) == (300, 65, 11)
+    assert options["notes"][0] == "program of record #84"
 
 
 @pytest.mark.parametrize(
@@ -360,7 +377,7 @@ def test_arguments() -> None:
     [
         ["--ablate", "nothing"],
         ["--ablate", "vocab_size"],
-        ["--ablate", "prefix"],
+        ["--record", "84", "--ablate", "prefix"],
         ["--enable", "xsa"],
         ["--steps", "0"],
         ["--schedule", "2"],
