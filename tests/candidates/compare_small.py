@@ -1,14 +1,15 @@
 """Which of several programs of candidates/small.py takes a micro-batch faster, on one GPU.
 
-    python tests/candidates/compare_small.py "" "--enable sorted_tables"
-    python tests/candidates/compare_small.py --stages 1,3 "" "--record 89" "--record 85"
+    python tests/candidates/compare_small.py "" "--ablate fused_heads"
+    python tests/candidates/compare_small.py --stages 1,2,3 "" "--record 84" "--record 85"
 
 Each argument is what small.py would be given; the others are held against the first. All are set
 up in this process as one rank of eight and recorded as in a run, then take turns: in every round
-each does --repeats micro-batches of a stage, in an order that changes, so that what a GPU's clock
-does over a minute meets all of them alike. Printed are the median of the rounds and, for the
-others, the mean of the paired differences with its standard error. Data as for small.py; profiles
-of whole programs are profile_small.py's.
+each does --repeats pairs of micro-batches of a stage, the second added to the first as that of an
+Adam step is, in an order that changes, so that what a GPU's clock does over a minute meets all of
+them alike. Updates and communication are left out. Printed, for one micro-batch, are the median of
+the rounds and, for the others, the mean of the paired differences with its standard error. Data as
+for small.py; profiles of whole programs are profile_small.py's.
 """
 
 import argparse
@@ -59,16 +60,21 @@ class Program:
         self.trainer.optimizer.sparse = None
         self.loader = small.TrainLoader(self.cfg, 0, small.SLOTS, device)
 
-    def micro_batch(self, stage: int) -> None:
+    def two_steps(self, stage: int) -> None:
+        """The passes of a step without Adam and of the next: its banks' gradients are new, what
+        else there is grows."""
         step = self.trainer.schedule.starts[stage] + 2
         self.trainer.forward_backward(self.loader, step)
+        for p in self.trainer.optimizer.bank_params:
+            p.grad = None
+        self.trainer.forward_backward(self.loader, step + 1)
         self.trainer.model.zero_grad(set_to_none=True)
 
     def prepare(self, stage: int) -> None:
         """Compile and record a stage."""
         self.trainer.set_stage(self.trainer.schedule.starts[stage])
         self.trainer.recording = self.cfg.graphs
-        self.micro_batch(stage)
+        self.two_steps(stage)
         self.trainer.recording = False
 
 
@@ -77,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("programs", nargs="+", help='arguments of small.py, "" for none')
     parser.add_argument("--stages", default="1,3", metavar="A,B")
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--repeats", type=int, default=4, help="micro-batches a turn (4)")
+    parser.add_argument("--repeats", type=int, default=2, help="pairs of micro-batches a turn (2)")
     given = parser.parse_args(argv)
     stages = [int(number) - 1 for number in given.stages.split(",")]
     if not set(stages) <= {0, 1, 2}:
@@ -106,12 +112,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             for i in order(len(programs), turn):
                 marks[0].record()
                 for _ in range(given.repeats):
-                    programs[i].micro_batch(stage)
+                    programs[i].two_steps(stage)
                 marks[1].record()
                 torch.cuda.synchronize()
                 if turn >= 0:
-                    times[i].append(marks[0].elapsed_time(marks[1]) / given.repeats)
-        print(f"stage {stage + 1}, {given.rounds} rounds of {given.repeats}:")
+                    times[i].append(marks[0].elapsed_time(marks[1]) / (2 * given.repeats))
+        print(f"stage {stage + 1}, {given.rounds} rounds of {given.repeats} pairs:")
         for i, program in enumerate(programs):
             print(describe(program.name, times[i], times[0] if i else None), flush=True)
     return 0

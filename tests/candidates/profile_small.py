@@ -1,8 +1,8 @@
 """Where the time of candidates/small.py goes: one micro-batch of each stage, by part, on one GPU.
 
-    python tests/candidates/profile_small.py             the program of #84, as one of 8
-    python tests/candidates/profile_small.py --record 89 --ranks 4 --top 40
-    python tests/candidates/profile_small.py --stages 3 --enable sorted_tables   one stage alone
+    python tests/candidates/profile_small.py             the default program, as one of 8
+    python tests/candidates/profile_small.py --record 84 --ranks 4 --top 40
+    python tests/candidates/profile_small.py --stages 3 --ablate fused_heads   one stage alone
     torchrun --standalone --nproc-per-node=8 tests/candidates/profile_small.py       whole steps
 
 A rank of eight does one such micro-batch a step, so what is printed is its step without
@@ -29,9 +29,11 @@ from typing import Any
 SCRIPT = Path(__file__).parents[2] / "candidates" / "small.py"
 PARTS = {
     "attention": ("flash", "fmha", "fa3"),
+    "heads": ("prepare_heads", "finish_heads"),
+    "composed heads": ("compose_",),
     "head + loss": ("cross_entropy", "transpose", "quantize_layouts"),
     "MLP": ("linear_relu2",),
-    "tables": ("embedding_dense_backward", "index_put", "indexing_backward"),
+    "tables": ("embedding_dense_backward", "index_put", "indexing_backward", "table_gradient"),
     "copies": ("memcpy", "memset"),
     "communication": ("nccl",),
 }

@@ -101,7 +101,7 @@ def run(folder: Path, monkeypatch, capsys, **changes) -> tuple[list[str], list[s
     [
         {},
         {"gated_mudd": True, "bigram_dim": 32},
-        {"sorted_tables": True},
+        {"sorted_tables": False},
         {"dtype": "bfloat16"},
         # stages begin with odd steps too
         {"scheduled_steps": 15, "extension_steps": 4},

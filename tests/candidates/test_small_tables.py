@@ -50,8 +50,16 @@ def found_rows(pattern: str, tokens: int, rows: int, device: str = "cpu") -> Any
 PATTERNS = ("once", "a block", "over borders", "long", "all", "zipf")
 
 
-def gradient(K: ModuleType, grads: list[Any], found: Any, rows: int) -> Any:
-    return K.table_gradient(grads, *torch.sort(found, stable=True), rows)
+def gradient(
+    K: ModuleType, grads: list[Any], found: Any, rows: int, before: Any | None = None
+) -> Any:
+    """What add_rows leaves where there was nothing, or `before`."""
+    shape = len(grads) * rows, grads[0].size(1)
+    out = torch.zeros(shape, dtype=grads[0].dtype, device=found.device)
+    if before is not None:
+        out.copy_(before)
+    K.add_rows(out, grads, *torch.sort(found, stable=True))
+    return out
 
 
 # ------------------------------------------------------- checks that run in Triton's interpreter
@@ -82,15 +90,21 @@ def check_strided_gradients(K: ModuleType) -> None:
     assert torch.equal(out, gradient(K, [t.contiguous() for t in wide.split(32, 1)], found, 50))
 
 
-def check_operator_contracts(K: ModuleType) -> None:
-    from torch.library import opcheck
+def check_added_to_what_is_there(K: ModuleType) -> None:
+    """One rounding of the old and the new together; rows nobody looked up keep their bits."""
+    found, grads = found_rows("zipf", 200, 90), [randn(200, 24) for _ in range(2)]
+    before = randn(180, 24, scale=3.0)
+    out = gradient(K, grads, found, 90, before)
+    ref = before.double() + exact(grads, found, 90)
+    assert error(out, ref) < 3e-3
+    untouched = exact(grads, found, 90).abs().sum(1) == 0
+    assert untouched.any()
+    assert torch.equal(out[untouched], before[untouched])
 
-    some = ("test_schema", "test_faketensor")
-    keys, order = torch.sort(found_rows("zipf", 40, 20), stable=True)
-    opcheck(K.table_gradient, ([randn(40, 16)] * 2, keys, order, 20), test_utils=some)
-    opcheck(K.row_taps, (randn(40, 16), keys, order, 2), test_utils=some)
+
+def check_too_many_tables(K: ModuleType) -> None:
     with pytest.raises(ValueError, match="6 tables at once"):
-        K.table_gradient([randn(40, 16)] * 6, keys, order, 20)
+        gradient(K, [randn(40, 16)] * 6, found_rows("zipf", 40, 20), 20)
 
 
 CHECKS = {name[6:]: f for name, f in list(globals().items()) if name.startswith("check_")}
@@ -121,48 +135,60 @@ def test_pytorch_form_on_a_cpu(K: ModuleType) -> None:
         assert error(gradient(K, grads, found, 400), exact(grads, found, 400)) < 1e-6
 
 
-@pytest.mark.filterwarnings("ignore")  # the compiler warns about its own internals
-@pytest.mark.parametrize("count", [1, 5])
-def test_looked_up_rows_and_gradients_are_the_plain_ones(K: ModuleType, count: int) -> None:
-    """Eager and compiled; the taps add nothing and take no memory."""
-    table, found = torch.randn(count * 40, 12), found_rows("zipf", 100, 40)
-    mix = torch.randn(count, 100, 12)
-    (tap, *_) = K.row_taps(table, *torch.sort(found, stable=True), count)
-    assert tap.shape == (100, 12)
-    assert tap.untyped_storage().nbytes() == 4
-
-    def run(table: Any, found: Any, sorted_tables: bool) -> Any:
-        by = torch.sort(found, stable=True) if sorted_tables else None
-        each = K.look_up(table, found, by, count)
-        return torch.stack([(m * torch.tanh(e)) for m, e in zip(mix, each, strict=True)]).sum(
-            (0, 2)
-        )
-
-    compiled = torch.compile(run, fullgraph=True, dynamic=False)
-    results = []
-    for fn in (run, compiled):
-        for way in (False, True):
-            leaf = table.clone().requires_grad_()
-            out = fn(leaf, found, way)
-            results.append((out.detach(), *torch.autograd.grad(out.sum(), leaf)))
-    for out, grad in results[1:]:
-        torch.testing.assert_close(out, results[0][0])
-        torch.testing.assert_close(grad, results[0][1])
-
-
 @pytest.mark.parametrize("changes", [{}, {"gated_mudd": True}, {"bigram": False}])
-def test_the_model_learns_the_same(K: ModuleType, changes: dict[str, bool]) -> None:
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.filterwarnings("ignore")  # the compiler warns about its own internals
+def test_the_model_learns_the_same(K: ModuleType, changes: dict[str, bool], compiled: bool) -> None:
+    """Two passes, the second added to the first: gradients of every parameter as without taps, and
+    the tables' in the same memory."""
     from tests.candidates.test_small_model import losses_of, random_model, some_batch
     from tests.candidates.tiny_small import tiny_config
 
-    results = []
+    cfg = tiny_config(**changes)
+    batch, results = some_batch(cfg), []
     for way in (False, True):
-        cfg = tiny_config(sorted_tables=way, **changes)
-        model, batch = random_model(cfg), some_batch(cfg)
-        losses = losses_of(model, batch, torch.tensor([1.0, 0.5]))
-        results.append((losses, *torch.autograd.grad(losses.sum(), list(model.parameters()))))
-    for plain, other in zip(*results, strict=True):
-        torch.testing.assert_close(other, plain)
+        model = random_model(cfg)
+        tables = K.TableGradients(model) if way else None
+        run: Any = model
+        if compiled:
+            run = torch.compile(model, fullgraph=True, dynamic=False, backend="aot_eager")
+
+        def losses(*inputs: Any, taps: Any = None, run: Any = run) -> Any:
+            return losses_of(lambda *given: run(*given, taps=taps), batch, inputs[4])
+
+        inputs = [*batch[:4], torch.tensor([1.0, 0.5])]
+        for _ in range(2):
+            K.plain_pass(losses, inputs, 0.7, tables)
+        if tables is not None:
+            assert tables.begun()
+            for p, grad in zip(tables.params, tables.grads, strict=True):
+                assert p.grad is grad
+            (tap, *_) = K.flat(tables.taps(100))
+            assert tap.untyped_storage().nbytes() == tap.element_size()
+        results.append({n: p.grad for n, p in model.named_parameters()})
+        assert all(g is not None and g.abs().sum() > 0 for g in results[-1].values() if way)
+    for name, plain in results[0].items():
+        torch.testing.assert_close(results[1][name], plain, msg=name)
+
+
+def test_a_new_cycle_begins_from_nothing(K: ModuleType) -> None:
+    from tests.candidates.test_small_model import losses_of, random_model, some_batch
+    from tests.candidates.tiny_small import tiny_config
+
+    cfg = tiny_config()
+    model, batch = random_model(cfg), some_batch(cfg)
+    tables = K.TableGradients(model)
+
+    def losses(*inputs: Any, taps: Any = None) -> Any:
+        return losses_of(lambda *given: model(*given, taps=taps), batch, inputs[4])
+
+    inputs, seen = [*batch[:4], torch.tensor([1.0])], []
+    for _ in range(2):
+        K.plain_pass(losses, inputs, 1.0, tables)
+        seen.append([grad.clone() for grad in tables.grads])
+        model.zero_grad(set_to_none=True)
+        assert not tables.begun()
+    assert all(map(torch.equal, *seen))
 
 
 # ---------------------------------------------------------------------------------------------- GPU
