@@ -1188,10 +1188,10 @@ if triton is not None:
                 then += BLOCK_T
                 goes_on = tl.load(keys_ptr + then, mask=then < tokens, other=-1) == last_key
             sums += tl.where((slot == last)[:, None], rest[None, :], 0.0)
-            at = out_ptr + (table * rows + row)[:, None] * D + column[None, :]
+            cells = out_ptr + (table * rows + row)[:, None] * D + column[None, :]
             there = (slot <= last)[:, None] & (column < D)[None, :]
-            sums += tl.load(at, mask=there, other=0.0).to(tl.float32)
-            tl.store(at, sums.to(out_ptr.dtype.element_ty), mask=there)
+            sums += tl.load(cells, mask=there, other=0.0).to(tl.float32)
+            tl.store(cells, sums.to(out_ptr.dtype.element_ty), mask=there)
 
 
 def add_rows_reference(into: Tensor, grads: Sequence[Tensor], keys: Tensor, order: Tensor) -> None:
