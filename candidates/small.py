@@ -4897,6 +4897,7 @@ def compile_for(cfg: Config, world: int) -> None:
     if SLOTS % world or not torch.cuda.is_available():
         raise SetupError("--compile-for: needs a GPU, and a world size of 1, 2, 4 or 8")
     device = torch.device("cuda", 0)
+    torch.set_num_threads(1)  # as in join_job
     log = Log(0)
     cfg, _ = fit_to_device(cfg, device)
     use_attention(find_attention(device))
@@ -4955,6 +4956,9 @@ def join_job() -> Place:
         if device.index >= torch.cuda.device_count():
             raise SetupError(f"{world} processes, but only {torch.cuda.device_count()} GPUs here")
         torch.cuda.set_device(device)
+        # torchrun sets it for several processes. With one, too: the keys of torch 2.13's compile
+        # cache hold it for graphs that CPU tensors enter, as windows and scales do here.
+        torch.set_num_threads(1)
         # The first backward of a process can misbehave; give it one that does not matter.
         torch.ones(1, device=device, requires_grad=True).sum().backward()
     cuda_s = time.perf_counter() - began
