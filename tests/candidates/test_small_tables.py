@@ -115,6 +115,7 @@ def table_results() -> dict[str, str]:
     return results_in_interpreter(__file__)
 
 
+@pytest.mark.xdist_group("interpreter-tables")  # one child for all of them
 @pytest.mark.parametrize("name", CHECKS)
 def test_in_interpreter(name: str, table_results: dict[str, str]) -> None:
     assert not table_results[name], table_results[name]
@@ -135,10 +136,12 @@ def test_pytorch_form_on_a_cpu(K: ModuleType) -> None:
         assert error(gradient(K, grads, found, 400), exact(grads, found, 400)) < 1e-6
 
 
-@pytest.mark.parametrize("changes", [{}, {"gated_mudd": True}, {"bigram": False}])
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(
+    ("compiled", "changes"),
+    [(False, {}), (False, {"gated_mudd": True}), (False, {"bigram": False}), (True, {})],
+)
 @pytest.mark.filterwarnings("ignore")  # the compiler warns about its own internals
-def test_the_model_learns_the_same(K: ModuleType, changes: dict[str, bool], compiled: bool) -> None:
+def test_the_model_learns_the_same(K: ModuleType, compiled: bool, changes: dict[str, bool]) -> None:
     """Two passes, the second added to the first: gradients of every parameter as without taps, and
     the tables' in the same memory."""
     from tests.candidates.test_small_model import losses_of, random_model, some_batch
