@@ -226,7 +226,6 @@ def composed_results() -> dict[str, str]:
     return results_in_interpreter(__file__)
 
 
-@pytest.mark.xdist_group("interpreter-compose")  # one child for all of them
 @pytest.mark.parametrize("name", CHECKS)
 def test_in_interpreter(name: str, composed_results: dict[str, str]) -> None:
     assert not composed_results[name], composed_results[name]

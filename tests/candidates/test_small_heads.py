@@ -222,7 +222,6 @@ def head_results() -> dict[str, str]:
     return results_in_interpreter(__file__)
 
 
-@pytest.mark.xdist_group("interpreter-heads")  # one child for all of them
 @pytest.mark.parametrize("name", CHECKS)
 def test_in_interpreter(name: str, head_results: dict[str, str]) -> None:
     assert not head_results[name], head_results[name]

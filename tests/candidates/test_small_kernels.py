@@ -472,7 +472,6 @@ def interpreter_results() -> dict[str, str]:
     return results_in_interpreter(__file__)
 
 
-@pytest.mark.xdist_group("interpreter-kernels")  # one child for all of them
 @pytest.mark.parametrize("name", CHECKS)
 def test_in_interpreter(name: str, interpreter_results: dict[str, str]) -> None:
     assert not interpreter_results[name], interpreter_results[name]

@@ -115,7 +115,6 @@ def table_results() -> dict[str, str]:
     return results_in_interpreter(__file__)
 
 
-@pytest.mark.xdist_group("interpreter-tables")  # one child for all of them
 @pytest.mark.parametrize("name", CHECKS)
 def test_in_interpreter(name: str, table_results: dict[str, str]) -> None:
     assert not table_results[name], table_results[name]
