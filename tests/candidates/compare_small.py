@@ -76,6 +76,9 @@ class Program:
         self.trainer.recording = self.cfg.graphs
         self.two_steps(stage)
         self.trainer.recording = False
+        refused = self.trainer.passes.refused if self.trainer.passes is not None else {}
+        for why in refused.values():  # these run kernel by kernel: another thing than is compared
+            print(f"not recorded: a pass of {self.name or 'the default program'} ({why})")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
