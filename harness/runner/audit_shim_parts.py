@@ -165,9 +165,11 @@ class Parameters:
     def found(self, torch: Any) -> list[Any]:
         # References besides the collector's list: gc.freeze hides what it holds.
         alive = {id(o): o for o in (reference() for reference in self.references) if o is not None}
-        for o in gc.get_objects():
+        # Of some 300,000 objects, up to 256 times: with a context manager for each a look took
+        # .28 s, without .08. No id() of each either: every call of it goes to the audit hook.
+        for o in [o for o in gc.get_objects() if issubclass(type(o), torch.Tensor)]:
             with contextlib.suppress(Exception):
-                plain = issubclass(type(o), torch.Tensor) and "Fake" not in type(o).__name__
+                plain = "Fake" not in type(o).__name__
                 if plain and o.is_leaf and o.requires_grad and o.numel():
                     alive[id(o)] = o
         return list(alive.values())[:TENSORS]

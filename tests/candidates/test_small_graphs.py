@@ -21,6 +21,19 @@ from tests.candidates.tiny_small import ROOT, load_script, tiny_config, write_da
 small = load_script()
 
 
+@pytest.fixture(autouse=True)
+def two_micro_batches_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of a step and one after it: eight would be four times the time and no more kinds."""
+    monkeypatch.setattr(small, "SLOTS", 2)
+
+
+def short_config(**changes):
+    """tiny_config with micro-batches of the same sizes, two a step."""
+    cfg = tiny_config(**changes)
+    stages = (small.replace(s, batch_tokens=s.batch_tokens // 4) for s in cfg.stages)
+    return small.replace(cfg, stages=tuple(stages))
+
+
 def tensors(result):
     return [t for part in result for t in (part if isinstance(part, list) else [part])]
 
@@ -89,7 +102,7 @@ def run(folder: Path, monkeypatch, capsys, **changes) -> tuple[list[str], list[s
     """(result lines without their times, lines about recordings, final weights) of one run."""
     monkeypatch.setenv("SPEEDRUN_CHECKPOINT", str(folder / "final.pt"))
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
-    small.train(tiny_config(**changes), seed=1)
+    small.train(short_config(**changes), seed=1)
     out = capsys.readouterr().out.splitlines()
     lines = [re.sub(r" train_time.*", "", x) for x in out if "val_loss" in x]
     weights, _ = small.load_checkpoint(folder / "final.pt")
@@ -147,11 +160,11 @@ def test_with_one_pool_for_passes_and_updates_gradients_would_be_lost(
 def test_on_the_clock_everything_is_replayed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """15 steps of 8 micro-batches and 7 updates of what is small: 127 replays, no plain pass."""
+    """15 steps of 2 micro-batches and 7 updates of what is small: 37 replays, no plain pass."""
     write_data(tmp_path)
     monkeypatch.setenv("DATA_PATH", str(tmp_path))
     monkeypatch.setattr(small, "Recorder", Again)
-    cfg = tiny_config(graphs=True)
+    cfg = short_config(graphs=True)
     trainer = small.Trainer(cfg, 0, 1, torch.device("cpu"), small.Log(1))
     # what updates compute must not lie where the gradients of a pass wait: test_small_gpu.py
     assert trainer.passes.recorder is not trainer.recorder
@@ -163,7 +176,7 @@ def test_on_the_clock_everything_is_replayed(
 
     monkeypatch.setattr(torch.Tensor, "backward", plain)
     trainer.run(cfg.total_steps)
-    assert Again.replays == 15 * 8 + 7
+    assert Again.replays == 15 * 2 + 7
 
 
 class Broken(Again):
@@ -235,7 +248,7 @@ def test_a_kind_that_the_warm_up_did_not_see_runs_plain(
     weights = []
     for graphs in (False, True):
         torch.manual_seed(0)
-        cfg = tiny_config(graphs=graphs)
+        cfg = short_config(graphs=graphs)
         trainer = small.Trainer(cfg, 0, 1, torch.device("cpu"), small.Log(1))
         trainer.warm_up(cfg.total_steps, shared=False)
         loader = small.TrainLoader(cfg, 0, 1, torch.device("cpu"))
@@ -262,11 +275,7 @@ small = test.small
 small.SLOTS = 2  # so that two ranks have one micro-batch a step, and exchange sparse rows
 if sys.argv[1] == "graphs":
     small.Recorder = test.Aliased
-cfg = test.tiny_config(graphs=sys.argv[1] == "graphs")
-cfg = small.replace(
-    cfg, stages=tuple(small.replace(s, batch_tokens=s.batch_tokens // 4) for s in cfg.stages)
-)
-small.train(cfg, seed=1)
+small.train(test.short_config(graphs=sys.argv[1] == "graphs"), seed=1)
 """
 
 

@@ -229,6 +229,7 @@ def test_the_loss_falls_to_the_end_on_fresh_text(
     write_shard(folder / "fineweb_val_000000.bin", text[85_000:])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DATA_PATH", str(tmp_path))
+    monkeypatch.setattr(small, "SLOTS", 2)  # the same batches in two pieces, a third of the time
     cfg = tiny_config(
         dtype="bfloat16", scheduled_steps=90, extension_steps=10, momentum_warmup=20,
         momentum_cooldown=10, val_every=30,
