@@ -23,7 +23,7 @@ small = load_script()
 
 @pytest.fixture(autouse=True)
 def two_micro_batches_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first of a step and one after it: eight would be four times the time and no more kinds."""
+    """The first of a step and one after it: eight take four times as long and are no more kinds."""
     monkeypatch.setattr(small, "SLOTS", 2)
 
 
