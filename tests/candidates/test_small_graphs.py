@@ -22,15 +22,16 @@ small = load_script()
 
 
 @pytest.fixture(autouse=True)
-def two_micro_batches_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first of a step and one after it: eight take four times as long and are no more kinds."""
-    monkeypatch.setattr(small, "SLOTS", 2)
+def three_micro_batches_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of a step, one after it, and that one's recording once more right away: eight are
+    no other sequence, and take longer."""
+    monkeypatch.setattr(small, "SLOTS", 3)
 
 
 def short_config(**changes):
-    """tiny_config with micro-batches of the same sizes, two a step."""
+    """tiny_config with micro-batches of the same sizes, SLOTS a step instead of eight."""
     cfg = tiny_config(**changes)
-    stages = (small.replace(s, batch_tokens=s.batch_tokens // 4) for s in cfg.stages)
+    stages = (small.replace(s, batch_tokens=s.batch_tokens // 8 * small.SLOTS) for s in cfg.stages)
     return small.replace(cfg, stages=tuple(stages))
 
 
@@ -160,7 +161,7 @@ def test_with_one_pool_for_passes_and_updates_gradients_would_be_lost(
 def test_on_the_clock_everything_is_replayed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """15 steps of 2 micro-batches and 7 updates of what is small: 37 replays, no plain pass."""
+    """15 steps of 3 micro-batches and 7 updates of what is small: 52 replays, no plain pass."""
     write_data(tmp_path)
     monkeypatch.setenv("DATA_PATH", str(tmp_path))
     monkeypatch.setattr(small, "Recorder", Again)
@@ -176,7 +177,7 @@ def test_on_the_clock_everything_is_replayed(
 
     monkeypatch.setattr(torch.Tensor, "backward", plain)
     trainer.run(cfg.total_steps)
-    assert Again.replays == 15 * 2 + 7
+    assert Again.replays == 15 * 3 + 7
 
 
 class Broken(Again):
